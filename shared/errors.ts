@@ -1,0 +1,32 @@
+/**
+ * Errors that some caller catches by class. Everything else is a plain
+ * TypeError (shape or type) or RangeError (value).
+ *
+ * @module
+ */
+
+/** The user asked for something that cannot be done; the message says what to do. Printed without a stack. */
+export class UsageError extends Error {
+  override name = "UsageError";
+}
+
+/** A peer sent bytes that no version of this protocol allows. The peer is dropped, the run goes on. */
+export class ProtocolError extends TypeError {
+  override name = "ProtocolError";
+}
+
+/** A checkpoint is damaged, incomplete or of another format or network. */
+export class CheckpointError extends Error {
+  override name = "CheckpointError";
+}
+
+/** A data file is missing, truncated, corrupt or of the wrong kind. */
+export class DatasetError extends Error {
+  override name = "DatasetError";
+}
+
+/** The text of anything thrown, with its causes. */
+export function describeError(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  return error.cause === undefined ? error.message : `${error.message} (${describeError(error.cause)})`;
+}
