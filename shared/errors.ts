@@ -15,9 +15,15 @@ export class ProtocolError extends TypeError {
   override name = "ProtocolError";
 }
 
-/** A checkpoint is damaged, incomplete or of another format or network. */
+/** A checkpoint is damaged or missing, or (incompatible) whole but of another format, network or configuration. */
 export class CheckpointError extends Error {
   override name = "CheckpointError";
+  readonly incompatible: boolean;
+
+  constructor(message: string, options: { readonly cause?: unknown; readonly incompatible?: boolean } = {}) {
+    super(message, options.cause === undefined ? {} : { cause: options.cause });
+    this.incompatible = options.incompatible ?? false;
+  }
 }
 
 /** A data file is missing, truncated, corrupt or of the wrong kind. */

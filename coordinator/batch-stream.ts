@@ -1,0 +1,86 @@
+/**
+ * Streams each rank's part of the batches ahead of use. Credits from the
+ * workers keep it at most `prefetchSteps` ahead of the slowest; a step is sent
+ * to all ranks or to none, so it is always known how far a run can still go.
+ *
+ * @module
+ */
+import type { TrainingConfig } from "../shared/config.ts";
+import { samplesPerStep } from "../shared/config.ts";
+import { rankSamples } from "../shared/sharding.ts";
+import type { BatchTask } from "./pool-tasks.ts";
+
+export interface BatchStreamOptions {
+  readonly config: TrainingConfig;
+  readonly worldSize: number;
+  readonly startStep: number;
+  readonly endStep: number;
+  readonly prefetchSteps: number;
+  readonly assemble: (task: BatchTask) => Promise<Uint8Array>;
+  readonly send: (rank: number, globalStep: number, batch: Uint8Array) => void;
+  readonly onError: (error: unknown) => void;
+}
+
+export class BatchStream {
+  readonly #options: BatchStreamOptions;
+  /** Steps that each rank has used up. */
+  readonly #consumed: number[];
+  #next: number;
+  #endStep: number;
+  #running = false;
+
+  constructor(options: BatchStreamOptions) {
+    this.#options = options;
+    this.#consumed = Array.from({ length: options.worldSize }, () => options.startStep);
+    this.#next = options.startStep;
+    this.#endStep = options.endStep;
+  }
+
+  /** Begins to stream, or goes on after a credit. */
+  pump(): void {
+    if (this.#running) return;
+    this.#running = true;
+    this.#run().catch(this.#options.onError);
+  }
+
+  /** A rank has used the batches of all steps below globalStep. */
+  credit(rank: number, globalStep: number): void {
+    this.#consumed[rank] = Math.max(this.#consumed[rank], globalStep);
+    this.pump();
+  }
+
+  /** Sends no step that is not begun yet. @returns The step after the last one that every rank has or will get. */
+  stop(): number {
+    this.#endStep = Math.min(this.#endStep, this.#next);
+    return this.#endStep;
+  }
+
+  async #run(): Promise<void> {
+    const { config, worldSize, prefetchSteps, assemble, send } = this.#options;
+    try {
+      while (this.#next < Math.min(this.#endStep, Math.min(...this.#consumed) + prefetchSteps)) {
+        const globalStep = this.#next;
+        this.#next += 1;
+        const parts = await Promise.all(
+          Array.from({ length: worldSize }, (_, rank) => assemble(taskOf(config, worldSize, rank, globalStep))),
+        );
+        for (const [rank, batch] of parts.entries()) send(rank, globalStep, batch);
+      }
+    } finally {
+      this.#running = false;
+    }
+  }
+}
+
+/** What a rank needs for a step: its samples of each discriminator phase, in the run's stream of images. */
+export function taskOf(config: TrainingConfig, worldSize: number, rank: number, globalStep: number): BatchTask {
+  const { globalBatchSize, shards, discriminatorSteps } = config;
+  const own = rankSamples(globalBatchSize, shards, worldSize, rank);
+  const first = globalStep * samplesPerStep(config);
+  return {
+    ranges: Array.from({ length: discriminatorSteps }, (_, phase) => {
+      const begin = first + phase * globalBatchSize;
+      return { start: begin + own.start, end: begin + own.end };
+    }),
+  };
+}

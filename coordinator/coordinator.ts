@@ -1,0 +1,409 @@
+/**
+ * The coordinator: the shell that turns the decisions of the membership core
+ * into messages, batches, checkpoints, pictures and metrics. It is off the
+ * critical path: workers reduce and step among themselves.
+ *
+ * @module
+ */
+import { createWriteStream } from "node:fs";
+import { join } from "node:path";
+import { Piscina } from "piscina";
+import type { Router } from "zeromq";
+import type { RunConfig } from "../shared/config.ts";
+import { dataPosition, IMAGE_PIXELS, IMAGE_SIDE, samplesPerStep, stepsOfEpochs } from "../shared/config.ts";
+import type { TrainingState } from "../shared/checkpoint.ts";
+import { describeError, ProtocolError } from "../shared/errors.ts";
+import { bytesOf, floatsOf } from "../shared/frames.ts";
+import { MODELS } from "../shared/nn/models.ts";
+import { Outbox } from "../shared/outbox.ts";
+import type { CoordinatorBulkMessage, CoordinatorMessage } from "../shared/protocol.ts";
+import {
+  decodeHeader,
+  encodeHeader,
+  MAX_HEADER_BYTES,
+  parseWorkerBulkMessage,
+  parseWorkerMessage,
+} from "../shared/protocol.ts";
+import { SAMPLE_COUNT } from "../shared/samples.ts";
+import { parseEndpoint, receiveAll, router } from "../shared/sockets.ts";
+import { BatchStream } from "./batch-stream.ts";
+import type { Dataset } from "./dataset/dataset.ts";
+import type { Effect, Input, MembershipConfig, MembershipState } from "./membership.ts";
+import { advance, initialState } from "./membership.ts";
+import { gridPng } from "./picture.ts";
+import type { BatchTask, CheckpointTask, PoolData } from "./pool-tasks.ts";
+import type { Reporter } from "./reporter.ts";
+import { replaceFile } from "./run-directory.ts";
+import type { RunPaths } from "./run-directory.ts";
+
+export interface CoordinatorOptions {
+  readonly config: RunConfig;
+  readonly dataset: Dataset;
+  readonly paths: RunPaths;
+  /** Control endpoint to listen on; port * takes any. */
+  readonly bind: string;
+  /** Step after which training ends. */
+  readonly endStep: number;
+  /** State to start from, or null for the seed's. */
+  readonly checkpoint: { readonly globalStep: number; readonly state: TrainingState } | null;
+  readonly reporter: Reporter;
+  /** Told the control endpoint once workers may connect; returns what stops them. */
+  readonly onListening: (endpoint: string, onExit: (workerId: string, how: string) => void) => void;
+}
+
+export interface Outcome {
+  readonly ok: boolean;
+  readonly reason: string;
+  /** Newest step that is saved, or null. */
+  readonly savedStep: number | null;
+  readonly globalStep: number;
+}
+
+const TICK_MS = 250;
+const HEARTBEAT_MS = 500;
+/** Speed is averaged over the commits of this long, in milliseconds. */
+const SPEED_WINDOW_MS = 5000;
+
+export class Coordinator {
+  readonly #options: CoordinatorOptions;
+  readonly #control: Router;
+  readonly #bulk: Router;
+  readonly #controlOutbox: Outbox;
+  readonly #bulkOutbox: Outbox;
+  readonly #pool: Piscina;
+  readonly #metrics: ReturnType<typeof createWriteStream>;
+  readonly #commits: { readonly globalStep: number; readonly atMs: number }[] = [];
+  readonly #finished: Promise<Outcome>;
+  #resolve!: (outcome: Outcome) => void;
+  #membershipConfig!: MembershipConfig;
+  #state!: MembershipState;
+  #stream: BatchStream | null = null;
+  #timers: NodeJS.Timeout[] = [];
+  #savedStep: number | null;
+  #saving: Promise<void> = Promise.resolve();
+  #picturing: Promise<void> = Promise.resolve();
+  /** Step of the last state and picture that rank 0 has sent. */
+  #receivedState: number | null;
+  #receivedPicture: number | null;
+  #numRefused = 0;
+
+  constructor(options: CoordinatorOptions) {
+    this.#options = options;
+    const { dataset, config, paths, checkpoint } = options;
+    const largestFrame = 4 * Math.max(...Object.values(this.#model()).map((net) => net.numParameters));
+    this.#control = router({ maxFrameBytes: MAX_HEADER_BYTES });
+    this.#bulk = router({ maxFrameBytes: Math.max(largestFrame, SAMPLE_COUNT * IMAGE_PIXELS) + 4096 });
+    this.#controlOutbox = new Outbox(this.#control, (error) => this.#undeliverable("control", error));
+    this.#bulkOutbox = new Outbox(this.#bulk, (error) => this.#undeliverable("bulk", error));
+    const data: PoolData = {
+      pixels: dataset.pixels,
+      numImages: dataset.numImages,
+      imagePixels: dataset.imagePixels,
+      seed: config.seed,
+    };
+    this.#pool = new Piscina({
+      filename: new URL("./pool-tasks.js", import.meta.url).href,
+      minThreads: 1,
+      maxThreads: 2,
+      workerData: data,
+    });
+    this.#metrics = createWriteStream(paths.metrics, { flags: "a" });
+    this.#metrics.on("error", (error) => options.reporter.log("error", `Cannot write metrics: ${error.message}`));
+    this.#savedStep = checkpoint?.globalStep ?? null;
+    this.#receivedState = this.#savedStep;
+    this.#receivedPicture = this.#savedStep;
+    this.#finished = new Promise((resolve) => (this.#resolve = resolve));
+  }
+
+  /** Runs until training has ended or failed. All sockets are closed afterwards. */
+  async run(): Promise<Outcome> {
+    const { bind, config, endStep, checkpoint, dataset, onListening, reporter } = this.#options;
+    const { host } = parseEndpoint(bind);
+    await this.#control.bind(bind);
+    await this.#bulk.bind(`tcp://${host}:*`);
+    const endpoint = this.#control.lastEndpoint ?? bind;
+    const startStep = checkpoint?.globalStep ?? 0;
+    this.#membershipConfig = {
+      run: config,
+      startStep,
+      endStep,
+      numImages: dataset.numImages,
+      stateFrom: checkpoint === null ? "seed" : "checkpoint",
+      bulkPort: Number(parseEndpoint(this.#bulk.lastEndpoint ?? "").port),
+      endpoint,
+    };
+    this.#state = initialState(this.#membershipConfig, performance.now());
+    receiveAll(this.#control, (frames) => this.#receiveControl(frames)).catch((e: unknown) => this.#broken(e));
+    receiveAll(this.#bulk, (frames) => this.#receiveBulk(frames)).catch((e: unknown) => this.#broken(e));
+    this.#timers = [
+      setInterval(() => this.#input({ type: "tick" }), TICK_MS),
+      setInterval(() => this.#heartbeat(), HEARTBEAT_MS),
+    ];
+    reporter.log("info", `Coordinator listens on ${endpoint} for ${config.workers} workers`);
+    onListening(endpoint, (workerId, how) => this.#input({ type: "exited", workerId, how }));
+    const outcome = await this.#finished;
+    await this.#close();
+    return { ...outcome, savedStep: this.#savedStep };
+  }
+
+  /** Ends training after the steps whose batches are under way; state and pictures are saved. */
+  requestStop(): void {
+    if (this.#state === undefined) return;
+    const globalStep = this.#stream?.stop() ?? this.#state.globalStep;
+    this.#input({ type: "finish", globalStep });
+  }
+
+  #model(): ReturnType<(typeof MODELS)["mlp"]> {
+    const { config, dataset } = this.#options;
+    return MODELS[config.model]({ latentDim: config.latentDim, imagePixels: dataset.imagePixels });
+  }
+
+  async #close(): Promise<void> {
+    for (const timer of this.#timers) clearInterval(timer);
+    // Last words to the workers leave the machine while the last files are written.
+    await Promise.race([this.#controlOutbox.flush(), new Promise((resolve) => setTimeout(resolve, 500))]);
+    await this.#saving;
+    await this.#picturing;
+    this.#control.close();
+    this.#bulk.close();
+    await this.#pool.close();
+    await new Promise<void>((resolve) => this.#metrics.end(() => resolve()));
+    if (this.#numRefused > 0) {
+      this.#options.reporter.log("warn", `${this.#numRefused} malformed or unexpected messages were refused`);
+    }
+  }
+
+  #input(input: Input): void {
+    const { state, effects } = advance(this.#state, input, performance.now(), this.#membershipConfig);
+    this.#state = state;
+    for (const effect of effects) this.#run(effect);
+  }
+
+  #run(effect: Effect): void {
+    switch (effect.type) {
+      case "send":
+        return this.#send(effect.to, effect.message);
+      case "log":
+        return this.#options.reporter.log(effect.level, effect.text);
+      case "train":
+        return this.#startStream();
+      case "commit":
+        return this.#commit(effect);
+      case "trained":
+        void this.#whenSaved();
+        return;
+      case "end": {
+        const { ok, reason } = effect;
+        return this.#resolve({ ok, reason, savedStep: this.#savedStep, globalStep: this.#state.globalStep });
+      }
+    }
+  }
+
+  #send(to: string, message: CoordinatorMessage): void {
+    this.#controlOutbox.push([to, encodeHeader(message)]);
+  }
+
+  #sendBulk(to: string, message: CoordinatorBulkMessage, frames: readonly Uint8Array[]): void {
+    this.#bulkOutbox.push([to, encodeHeader(message), ...frames]);
+  }
+
+  #heartbeat(): void {
+    const joined = this.#state.members.length;
+    for (const { incarnation } of this.#state.members) {
+      this.#send(incarnation, { type: "heartbeat", joined, expected: this.#options.config.workers });
+    }
+  }
+
+  /** The receiver is gone: the membership core will notice by its silence or exit. */
+  #undeliverable(plane: string, error: unknown): void {
+    if (this.#control.closed || (error as NodeJS.ErrnoException).code === "EHOSTUNREACH") return;
+    this.#options.reporter.log("warn", `Cannot send on the ${plane} plane: ${describeError(error)}`);
+  }
+
+  #broken(error: unknown): void {
+    this.#resolve({
+      ok: false,
+      reason: `The coordinator failed: ${describeError(error)}`,
+      savedStep: this.#savedStep,
+      globalStep: this.#state.globalStep,
+    });
+  }
+
+  #receiveControl(frames: Buffer[]): void {
+    this.#guarded(frames, () => {
+      if (frames.length !== 2) throw new ProtocolError(`Cannot use control message of ${frames.length} frames`);
+      const message = parseWorkerMessage(decodeHeader(frames[1]));
+      this.#input({ type: "message", from: frames[0].toString("latin1"), message });
+    });
+  }
+
+  #receiveBulk(frames: Buffer[]): void {
+    this.#guarded(frames, () => {
+      const message = parseWorkerBulkMessage(decodeHeader(frames[1]));
+      const from = frames[0].toString("latin1");
+      const rank = this.#state.members.findIndex((m) => m.incarnation === from);
+      if (rank < 0 || message.generation !== this.#state.generation) {
+        throw new ProtocolError(`Cannot use "${message.type}" of generation ${message.generation} from rank ${rank}`);
+      }
+      const payload = frames.slice(2);
+      switch (message.type) {
+        case "hello":
+          return this.#sendState(from);
+        case "credit":
+          return this.#stream?.credit(rank, message.globalStep);
+        case "state":
+          return this.#saveState(message, payload);
+        case "samples":
+          return this.#savePicture(message.globalStep, payload);
+      }
+    });
+  }
+
+  /** A peer's malformed message is refused, counted and said; it never ends the run. */
+  #guarded(frames: readonly Buffer[], use: () => void): void {
+    try {
+      use();
+    } catch (error) {
+      if (!(error instanceof ProtocolError)) return this.#broken(error);
+      this.#numRefused += 1;
+      if (this.#numRefused <= 10) {
+        const from = frames[0]?.toString("latin1").replace(/[^\x20-\x7e]/g, "?").slice(0, 40) ?? "";
+        this.#options.reporter.log("warn", `Refused a message from ${from}: ${describeError(error)}`);
+      }
+    }
+  }
+
+  #sendState(to: string): void {
+    const { checkpoint } = this.#options;
+    if (checkpoint === null) return;
+    const { generator, discriminator } = checkpoint.state;
+    const frames = [generator, discriminator].flatMap((n) => [bytesOf(n.parameters), bytesOf(n.m), bytesOf(n.v)]);
+    const header: CoordinatorBulkMessage = {
+      type: "state",
+      generation: this.#state.generation,
+      globalStep: checkpoint.globalStep,
+      generatorSteps: generator.step,
+      discriminatorSteps: discriminator.step,
+    };
+    this.#sendBulk(to, header, frames);
+  }
+
+  #startStream(): void {
+    const { config, endStep } = this.#options;
+    const { members, generation, globalStep } = this.#state;
+    this.#commits.push({ globalStep, atMs: performance.now() });
+    this.#stream = new BatchStream({
+      config,
+      worldSize: members.length,
+      startStep: globalStep,
+      endStep,
+      prefetchSteps: config.prefetchSteps,
+      assemble: (task: BatchTask) => this.#pool.run(task, { name: "assembleBatch" }) as Promise<Uint8Array>,
+      send: (rank, step, batch) =>
+        this.#sendBulk(members[rank].incarnation, { type: "batch", generation, globalStep: step }, [batch]),
+      onError: (error) => this.#broken(error),
+    });
+    this.#stream.pump();
+  }
+
+  #commit({ globalStep, metrics, timings }: Extract<Effect, { type: "commit" }>): void {
+    const { config, dataset, reporter } = this.#options;
+    const nowMs = performance.now();
+    this.#commits.push({ globalStep, atMs: nowMs });
+    while (this.#commits.length > 2 && nowMs - this.#commits[0].atMs > SPEED_WINDOW_MS) this.#commits.shift();
+    const first = this.#commits[0];
+    const perStep = samplesPerStep(config);
+    const stepsPerSecond = ((globalStep - first.globalStep) * 1000) / Math.max(1e-3, nowMs - first.atMs);
+    const imagesPerSecond = stepsPerSecond * perStep;
+    const epoch = (globalStep * perStep) / dataset.numImages;
+    const { endStep } = this.#state;
+    const workers = Object.fromEntries(timings);
+    this.#metrics.write(`${JSON.stringify({ globalStep, epoch, ...metrics, imagesPerSecond, workers })}\n`);
+    reporter.progress({
+      globalStep,
+      endStep,
+      epoch,
+      numEpochs: (endStep * perStep) / dataset.numImages,
+      metrics,
+      imagesPerSecond,
+      secondsLeft: (endStep - globalStep) / stepsPerSecond,
+    });
+  }
+
+  #saveState(
+    message: { readonly globalStep: number; readonly generatorSteps: number; readonly discriminatorSteps: number },
+    payload: readonly Buffer[],
+  ): void {
+    const { config, dataset, paths, reporter } = this.#options;
+    const model = this.#model();
+    const lengths = [model.generator, model.discriminator].flatMap((n) => Array<number>(3).fill(n.numParameters));
+    if (payload.length !== lengths.length) throw new ProtocolError(`Cannot save state of ${payload.length} frames`);
+    const [gp, gm, gv, dp, dm, dv] = payload.map((frame, i) => floatsOf(frame, lengths[i]));
+    const { globalStep } = message;
+    this.#receivedState = globalStep;
+    const task: CheckpointTask = {
+      directory: paths.checkpoints,
+      keep: config.keepCheckpoints,
+      state: {
+        generator: { parameters: gp, m: gm, v: gv, step: message.generatorSteps },
+        discriminator: { parameters: dp, m: dm, v: dv, step: message.discriminatorSteps },
+      },
+      meta: {
+        globalStep,
+        config,
+        dataset: { name: dataset.name, numImages: dataset.numImages, sha256: dataset.sha256 },
+        dataPosition: dataPosition(config, dataset.numImages, globalStep),
+      },
+    };
+    this.#saving = this.#saving.then(async () => {
+      try {
+        const path = (await this.#pool.run(task, { name: "writeCheckpoint" })) as string;
+        this.#savedStep = globalStep;
+        reporter.log("info", `Checkpoint of step ${globalStep}: ${path}`);
+      } catch (error) {
+        reporter.log("error", `Cannot write the checkpoint of step ${globalStep}: ${describeError(error)}`);
+      }
+      this.#checkSaved();
+    });
+  }
+
+  #savePicture(globalStep: number, payload: readonly Buffer[]): void {
+    const { config, dataset, paths, reporter } = this.#options;
+    if (payload.length !== 1 || payload[0].byteLength !== SAMPLE_COUNT * dataset.imagePixels) {
+      throw new ProtocolError("Cannot use samples as their size is wrong");
+    }
+    this.#receivedPicture = globalStep;
+    const epochs = Math.floor((globalStep * samplesPerStep(config)) / dataset.numImages);
+    const isEpoch = epochs > 0 && stepsOfEpochs(config, dataset.numImages, epochs) === globalStep;
+    const suffix = isEpoch ? `-epoch-${String(epochs).padStart(3, "0")}` : "";
+    const path = join(paths.samples, `step-${String(globalStep).padStart(8, "0")}${suffix}.png`);
+    this.#picturing = this.#picturing.then(async () => {
+      try {
+        await replaceFile(path, gridPng(payload[0], IMAGE_SIDE));
+        reporter.log("info", `Samples of step ${globalStep}: ${path}`);
+      } catch (error) {
+        reporter.log("error", `Cannot write ${path}: ${describeError(error)}`);
+      }
+      this.#checkSaved();
+    });
+  }
+
+  #isTrained = false;
+
+  /** The last state and picture may arrive after the workers' word that they have finished. */
+  async #whenSaved(): Promise<void> {
+    this.#isTrained = true;
+    await Promise.all([this.#saving, this.#picturing]);
+    this.#checkSaved();
+  }
+
+  #checkSaved(): void {
+    const { globalStep } = this.#state;
+    if (!this.#isTrained || this.#receivedState !== globalStep || this.#receivedPicture !== globalStep) return;
+    void Promise.all([this.#saving, this.#picturing]).then(() => {
+      if (this.#savedStep === globalStep) return this.#input({ type: "saved" });
+      const reason = `The checkpoint of step ${globalStep} could not be written`;
+      return this.#resolve({ ok: false, reason, savedStep: this.#savedStep, globalStep });
+    });
+  }
+}

@@ -1,0 +1,59 @@
+/**
+ * `lockstep generate`: images from a trained generator.
+ *
+ * @module
+ */
+import { writeFile } from "node:fs/promises";
+import { extname } from "node:path";
+import { encodeIdx } from "../../coordinator/dataset/idx.ts";
+import { gridPng } from "../../coordinator/picture.ts";
+import { checkNetworks, decodeParameters } from "../../shared/checkpoint.ts";
+import { IMAGE_PIXELS, IMAGE_SIDE, parseRunConfig } from "../../shared/config.ts";
+import { UsageError } from "../../shared/errors.ts";
+import { MODELS } from "../../shared/nn/models.ts";
+import { OBJECTIVES } from "../../shared/nn/objectives.ts";
+import { sampleNoise, toPixels } from "../../shared/samples.ts";
+import { createEngine } from "../../worker/engine/engine.ts";
+import { checkpointOf } from "./checkpoint-of.ts";
+
+export interface GenerateOptions {
+  /** Folder of a run or of a checkpoint. */
+  readonly run: string;
+  readonly count: number;
+  readonly seed: number;
+  readonly out: string;
+}
+
+const MAX_COUNT = 1_000_000;
+/** Images per pass through the generator. */
+const CHUNK = 1000;
+
+export async function generate({ run, count, seed, out }: GenerateOptions): Promise<void> {
+  if (!Number.isInteger(count) || count < 1 || count > MAX_COUNT) {
+    throw new UsageError(`Cannot generate as --count must be an integer in 1..${MAX_COUNT}: got ${count}`);
+  }
+  if (!Number.isSafeInteger(seed) || seed < 0) {
+    throw new UsageError(`Cannot generate as --seed must be an integer in 0..2^53-1: got ${seed}`);
+  }
+  const isIdx = /idx3-ubyte$/.test(out) || extname(out) === ".idx";
+  if (!isIdx && extname(out) !== ".png") {
+    throw new UsageError(`Cannot generate as --out must end in .png, .idx or idx3-ubyte: got "${out}"`);
+  }
+  const { manifest, files, path } = await checkpointOf(run, ["generator.safetensors"]);
+  const config = parseRunConfig(manifest.config);
+  const model = MODELS[config.model]({ latentDim: config.latentDim, imagePixels: IMAGE_PIXELS });
+  checkNetworks(manifest, model);
+  const engine = await createEngine(config, { model, objective: OBJECTIVES[config.objective] });
+  const file = files.get("generator.safetensors") as Uint8Array;
+  engine.setParameters("generator", decodeParameters(model.generator, file));
+  const noise = sampleNoise(seed, count, config.latentDim);
+  const pixels = new Uint8Array(count * IMAGE_PIXELS);
+  for (let start = 0; start < count; start += CHUNK) {
+    const end = Math.min(start + CHUNK, count);
+    const part = noise.slice(start * config.latentDim, end * config.latentDim);
+    pixels.set(toPixels(engine.generate(part, end - start)), start * IMAGE_PIXELS);
+  }
+  engine.dispose();
+  await writeFile(out, isIdx ? encodeIdx([count, IMAGE_SIDE, IMAGE_SIDE], pixels) : gridPng(pixels, IMAGE_SIDE));
+  console.log(`${count} images of step ${manifest.globalStep} (${path}): ${out}`);
+}

@@ -1,0 +1,332 @@
+/**
+ * The flags of a run, and how they become its configuration: flags over a
+ * --config file over the stored configuration (when resuming) over defaults.
+ *
+ * @module
+ */
+import { readFileSync } from "node:fs";
+import { availableParallelism } from "node:os";
+import { extname } from "node:path";
+import type { Options } from "yargs";
+import { parse as parseYaml } from "yaml";
+import type { RunConfig } from "../../shared/config.ts";
+import { DATASET_CHOICES, DEFAULT_EPOCHS, ENGINE_NAMES, parseRunConfig } from "../../shared/config.ts";
+import { describeError, UsageError } from "../../shared/errors.ts";
+import { MODEL_NAMES } from "../../shared/nn/models.ts";
+import { OBJECTIVE_NAMES } from "../../shared/nn/objectives.ts";
+
+const CLUSTER = "Cluster:";
+const TRAINING = "Training (decides the bits; fixed for a run):";
+const LENGTH = "Length and output:";
+const DATA = "Data:";
+
+/** Default where neither --workers nor a stored run says: one worker a core, at most this many. */
+const MAX_DEFAULT_WORKERS = 4;
+
+/** Flags whose values are fields of RunConfig, except where `toConfig` says otherwise. */
+export const RUN_OPTIONS = {
+  workers: {
+    group: CLUSTER,
+    type: "number",
+    defaultDescription: `cores of this machine, at most ${MAX_DEFAULT_WORKERS}`,
+    describe: "Number of worker processes",
+  },
+  "failure-timeout": {
+    group: CLUSTER,
+    type: "number",
+    defaultDescription: "5",
+    describe: "Silence after which a worker or the coordinator counts as gone [seconds]",
+  },
+  "prefetch-steps": {
+    group: CLUSTER,
+    type: "number",
+    defaultDescription: "8",
+    describe: "Steps whose batches are sent ahead of use",
+  },
+  "global-batch-size": {
+    group: TRAINING,
+    type: "number",
+    defaultDescription: "64",
+    conflicts: "local-batch-size",
+    describe: "Images per update over all workers",
+  },
+  "local-batch-size": {
+    group: TRAINING,
+    type: "number",
+    describe: "Images per update and worker: the global batch size divided by --workers",
+  },
+  shards: {
+    group: TRAINING,
+    type: "number",
+    defaultDescription: "4, more if --workers is larger",
+    describe: "Slices of the global batch; the most workers the run can ever use",
+  },
+  seed: { group: TRAINING, type: "number", defaultDescription: "0", describe: "Seed, 0 to 2^53-1" },
+  "learning-rate": {
+    group: TRAINING,
+    type: "number",
+    defaultDescription: "0.0002",
+    describe: "Adam's learning rate for both networks",
+  },
+  beta1: { group: TRAINING, type: "number", defaultDescription: "0.5", describe: "Adam's decay of the mean" },
+  beta2: {
+    group: TRAINING,
+    type: "number",
+    defaultDescription: "0.999",
+    describe: "Adam's decay of the squared mean",
+  },
+  epsilon: {
+    group: TRAINING,
+    type: "number",
+    defaultDescription: "1e-8",
+    describe: "Added to Adam's denominator",
+  },
+  "latent-dim": {
+    group: TRAINING,
+    type: "number",
+    defaultDescription: "100",
+    describe: "Values of noise per image",
+  },
+  "discriminator-steps": {
+    group: TRAINING,
+    type: "number",
+    defaultDescription: "1",
+    describe: "Discriminator updates per generator update",
+  },
+  model: {
+    group: TRAINING,
+    choices: MODEL_NAMES,
+    defaultDescription: "mlp",
+    describe: "Networks",
+  },
+  objective: {
+    group: TRAINING,
+    choices: OBJECTIVE_NAMES,
+    defaultDescription: "non-saturating",
+    describe: "Losses",
+  },
+  engine: {
+    group: TRAINING,
+    choices: ENGINE_NAMES,
+    defaultDescription: "wasm",
+    describe: "What computes gradients",
+  },
+  dataset: {
+    group: DATA,
+    choices: DATASET_CHOICES,
+    defaultDescription: "auto",
+    describe: "auto: MNIST if it is here or can be downloaded, else synthetic digits",
+  },
+  "data-dir": {
+    group: DATA,
+    type: "string",
+    normalize: true,
+    defaultDescription: "the cache folder",
+    describe: "Folder with IDX files, gzip or raw",
+  },
+  "verify-data": {
+    group: DATA,
+    type: "boolean",
+    defaultDescription: "true",
+    describe: "Insist on the published SHA-256 of files in --data-dir",
+  },
+  epochs: {
+    group: LENGTH,
+    type: "number",
+    defaultDescription: `${DEFAULT_EPOCHS} if --max-steps is not given`,
+    describe: "Passes over the data set",
+  },
+  "max-steps": {
+    group: LENGTH,
+    type: "number",
+    describe: "Global steps (one discriminator and generator alternation each) after which to end",
+  },
+  "checkpoint-every": {
+    group: LENGTH,
+    type: "number",
+    defaultDescription: "500",
+    describe: "Steps between checkpoints; one is always written at the end",
+  },
+  "keep-checkpoints": {
+    group: LENGTH,
+    type: "number",
+    defaultDescription: "3",
+    describe: "Newest checkpoints to keep, at least 2",
+  },
+  "sample-every": {
+    group: LENGTH,
+    type: "number",
+    defaultDescription: "once per epoch",
+    describe: "Steps between pictures of samples; one is always written at the end",
+  },
+} as const satisfies Record<string, Options>;
+
+/** Flags of `train` and `coordinator` that are no part of the configuration. */
+export const SHELL_OPTIONS = {
+  "run-dir": {
+    group: LENGTH,
+    type: "string",
+    normalize: true,
+    defaultDescription: "runs/<date>-<time>",
+    describe: "Folder of the run: configuration, checkpoints, pictures, metrics, log",
+  },
+  resume: {
+    group: LENGTH,
+    type: "boolean",
+    describe: "Continue the run in --run-dir (else the newest in ./runs) from its newest whole checkpoint",
+  },
+  "log-format": {
+    group: LENGTH,
+    choices: ["text", "json"] as const,
+    default: "text" as const,
+    describe: "Output for people or for machines",
+  },
+  bind: {
+    group: CLUSTER,
+    type: "string",
+    describe: "Where the coordinator listens, tcp://host:port; port * takes any",
+  },
+} as const satisfies Record<string, Options>;
+
+export const CONFIG_FLAG = "config";
+export const CONFIG_DESCRIPTION = "YAML or JSON file with any of these flags, beneath those of the command line";
+
+export const WORKER_OPTIONS = {
+  coordinator: {
+    type: "string",
+    demandOption: true,
+    describe: "The coordinator's address, tcp://host:port",
+  },
+  "worker-id": {
+    type: "string",
+    defaultDescription: "<host>-<pid>",
+    describe: "Name of this worker, unique in the run",
+  },
+  "data-host": {
+    type: "string",
+    defaultDescription: "the address that faces the coordinator",
+    describe: "Address at which other workers reach this one",
+  },
+  "connect-timeout": {
+    type: "number",
+    default: 60,
+    describe: "How long to try to reach the coordinator [seconds]",
+  },
+  managed: { type: "boolean", default: false, hidden: true },
+} as const satisfies Record<string, Options>;
+
+export const GENERATE_OPTIONS = {
+  count: { type: "number", default: 64, describe: "Images" },
+  seed: { type: "number", default: 0, describe: "Seed of the noise" },
+  out: {
+    type: "string",
+    default: "samples.png",
+    describe: "PNG grid (.png) or raw IDX file (.idx, idx3-ubyte)",
+  },
+} as const satisfies Record<string, Options>;
+
+export const INSPECT_OPTIONS = {
+  json: { type: "boolean", default: false, describe: "Print JSON" },
+} as const satisfies Record<string, Options>;
+
+export const DOWNLOAD_OPTIONS = {
+  dataset: { choices: ["mnist", "fashion-mnist"], default: "mnist", describe: "What to fetch" },
+  "data-dir": {
+    type: "string",
+    normalize: true,
+    defaultDescription: "the cache folder",
+    describe: "Folder for the files",
+  },
+  mirror: {
+    type: "string",
+    array: true,
+    defaultDescription: "the public mirrors",
+    describe: "Base URL to fetch from; may be repeated",
+  },
+} as const satisfies Record<string, Options>;
+
+const RUN_FLAGS = [...Object.keys(RUN_OPTIONS), ...Object.keys(SHELL_OPTIONS), CONFIG_FLAG];
+
+/** The flags of each command, for suggestions. */
+export const COMMAND_FLAGS: Readonly<Record<string, readonly string[]>> = {
+  train: RUN_FLAGS,
+  coordinator: RUN_FLAGS,
+  worker: Object.keys(WORKER_OPTIONS),
+  generate: Object.keys(GENERATE_OPTIONS),
+  inspect: Object.keys(INSPECT_OPTIONS),
+  download: Object.keys(DOWNLOAD_OPTIONS),
+};
+
+/** Reads a --config file for yargs. @throws {UsageError} If it cannot be read or is no map. */
+export function readConfigFile(path: string): Record<string, unknown> {
+  let value: unknown;
+  try {
+    const text = readFileSync(path, "utf8");
+    value = extname(path) === ".json" ? JSON.parse(text) : parseYaml(text, { prettyErrors: true });
+  } catch (error) {
+    throw new UsageError(`Cannot read --config ${path}: ${describeError(error)}`);
+  }
+  if (value === null) return {};
+  if (typeof value !== "object" || Array.isArray(value)) {
+    throw new UsageError(`Cannot use --config ${path} as it must be a map of flags: got ${typeof value}`);
+  }
+  return value as Record<string, unknown>;
+}
+
+const camel = (flag: string): string => flag.replace(/-([a-z])/g, (_, letter: string) => letter.toUpperCase());
+
+/** The run flags that were given, by camelCase name. */
+export function givenFlags(argv: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> {
+  const names = Object.keys(RUN_OPTIONS).map(camel);
+  return Object.fromEntries(names.filter((name) => argv[name] !== undefined).map((name) => [name, argv[name]]));
+}
+
+/**
+ * The configuration of a run.
+ *
+ * @param given Flags by camelCase name, as {@linkcode givenFlags} returns them.
+ * @param stored What the run was begun with, if it is resumed.
+ * @throws {UsageError} If a value is not allowed.
+ */
+export function resolveConfig(given: Readonly<Record<string, unknown>>, stored: RunConfig | null): RunConfig {
+  const { localBatchSize, failureTimeout, ...fields } = given;
+  for (const [name, value] of Object.entries(given)) {
+    if (typeof value === "number" && Number.isNaN(value)) {
+      throw new UsageError(`Cannot use this configuration:\n  --${kebab(name)}: must be a number`);
+    }
+  }
+  const base: Record<string, unknown> = { ...stored };
+  // A new length replaces the old one whole: --epochs 20 must not stay under an old --max-steps.
+  if (fields.epochs !== undefined || fields.maxSteps !== undefined) {
+    base.epochs = null;
+    base.maxSteps = null;
+  }
+  const wanted: Record<string, unknown> = { ...base, ...fields };
+  wanted.workers ??= Math.min(
+    availableParallelism(),
+    MAX_DEFAULT_WORKERS,
+    typeof wanted.shards === "number" ? Math.max(1, wanted.shards) : MAX_DEFAULT_WORKERS,
+  );
+  const workers = Number(wanted.workers);
+  if (localBatchSize !== undefined) {
+    if (!Number.isInteger(localBatchSize) || Number(localBatchSize) < 1) {
+      throw new UsageError(`Cannot use this configuration:\n  --local-batch-size: must be an integer >= 1`);
+    }
+    wanted.globalBatchSize = Number(localBatchSize) * workers;
+  }
+  // More than four workers need more shards: the next power of two, whose tree has the fewest nodes per worker.
+  if (wanted.shards === undefined && workers > 4) wanted.shards = 2 ** Math.ceil(Math.log2(workers));
+  if (failureTimeout !== undefined) wanted.failureTimeoutMs = Math.round(Number(failureTimeout) * 1000);
+  return parseRunConfig(wanted);
+}
+
+function kebab(name: string): string {
+  return name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+}
+
+/** The configuration as aligned lines, for the start of a run. */
+export function describeConfig(config: RunConfig): string {
+  const rows = Object.entries(config).filter(([, value]) => value !== null);
+  const width = Math.max(...rows.map(([name]) => name.length));
+  return rows.map(([name, value]) => `  ${name.padEnd(width)}  ${value}`).join("\n");
+}

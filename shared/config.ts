@@ -1,0 +1,163 @@
+/**
+ * The configuration of a run, validated here and nowhere else. Two groups:
+ * training values decide the bits and may not change when a run is resumed;
+ * the others (how many workers, how long, how often to save) may.
+ *
+ * @module
+ */
+import { z } from "zod";
+import { UsageError } from "./errors.ts";
+import { MODEL_NAMES } from "./nn/models.ts";
+import { OBJECTIVE_NAMES } from "./nn/objectives.ts";
+
+export const ENGINE_NAMES = ["wasm", "cpu"] as const;
+export type EngineName = (typeof ENGINE_NAMES)[number];
+
+export const DATASET_CHOICES = ["auto", "mnist", "fashion-mnist", "synthetic"] as const;
+
+/** Pixels of an MNIST image, 28 x 28. */
+export const IMAGE_SIDE = 28;
+export const IMAGE_PIXELS = IMAGE_SIDE * IMAGE_SIDE;
+
+const count = (max = 1e9) => z.int().min(1).max(max);
+const unit = z.number().min(0).lt(1);
+
+/** What decides the bits of a run, together with the data set. */
+const trainingShape = {
+  /** Seed of initial parameters, noise and order of the data; 0..2^53-1. */
+  seed: z.int().min(0).default(0),
+  model: z.enum(MODEL_NAMES).default("mlp"),
+  objective: z.enum(OBJECTIVE_NAMES).default("non-saturating"),
+  /** Values of noise per generated image. */
+  latentDim: count(65536).default(100),
+  /** Samples of one phase over all workers. */
+  globalBatchSize: count(1 << 20).default(64),
+  /** Slices of the global batch; the most workers the run can use. */
+  shards: count(4096).default(4),
+  /** Discriminator updates per generator update. */
+  discriminatorSteps: count(100).default(1),
+  learningRate: z.number().positive().default(2e-4),
+  beta1: unit.default(0.5),
+  beta2: unit.default(0.999),
+  epsilon: z.number().positive().default(1e-8),
+  /** What computes gradients: bits are equal within one kind of engine. */
+  engine: z.enum(ENGINE_NAMES).default("wasm"),
+} as const;
+
+const TrainingConfigSchema = z.strictObject(trainingShape);
+
+export type TrainingConfig = z.infer<typeof TrainingConfigSchema>;
+
+const RunConfigSchema = z
+  .strictObject({
+    ...trainingShape,
+    /** Worker processes to train with. */
+    workers: count(4096),
+    /** Passes over the data set, or null for no such limit. */
+    epochs: z.number().positive().max(1e6).nullable().default(null),
+    /** Global steps after which the run ends, or null for no such limit. */
+    maxSteps: count().nullable().default(null),
+    dataset: z.enum(DATASET_CHOICES).default("auto"),
+    /** Folder with IDX files, or null for the cache folder. */
+    dataDir: z.string().min(1).nullable().default(null),
+    /** Whether the data must have the published SHA-256. */
+    verifyData: z.boolean().default(true),
+    /** Steps between checkpoints; one is always written at the end. */
+    checkpointEvery: count().default(500),
+    keepCheckpoints: z.int().min(2).max(1e6).default(3),
+    /** Steps between pictures, or null for one per epoch. */
+    sampleEvery: count().nullable().default(null),
+    /** Silence after which a worker or the coordinator counts as gone, in milliseconds. */
+    failureTimeoutMs: z.int().min(2000).max(3_600_000).default(5000),
+    /** Steps whose batches are sent ahead of use. */
+    prefetchSteps: count(1024).default(8),
+  })
+  .refine((c) => c.shards <= c.globalBatchSize, {
+    path: ["shards"],
+    error: "must be at most the global batch size, as every shard needs a sample",
+  })
+  .refine((c) => c.workers <= c.shards, {
+    path: ["workers"],
+    error: "must be at most the number of shards, as every worker needs one: raise --shards (a new run) or lower --workers",
+  });
+
+export type RunConfig = z.infer<typeof RunConfigSchema>;
+
+/** Passes over the data set where neither --epochs nor --max-steps says otherwise. */
+export const DEFAULT_EPOCHS = 3;
+
+/** The flag of a configuration field: globalBatchSize becomes --global-batch-size. */
+export function flagOf(field: string): string {
+  if (field === "verifyData") return "--verify-data";
+  if (field === "failureTimeoutMs") return "--failure-timeout";
+  return `--${field.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+}
+
+/**
+ * The only way to a RunConfig.
+ *
+ * @throws {UsageError} If a field is unknown, missing or out of range; names flag, rule and value.
+ */
+export function parseRunConfig(value: unknown): RunConfig {
+  const result = RunConfigSchema.safeParse(value);
+  if (result.success) {
+    const config = result.data;
+    return config.epochs === null && config.maxSteps === null ? { ...config, epochs: DEFAULT_EPOCHS } : config;
+  }
+  const problems = result.error.issues.map((issue) => {
+    const field = String(issue.path[0] ?? "");
+    const got = field === "" ? "" : `: got ${JSON.stringify((value as Record<string, unknown>)[field])}`;
+    return field === "" ? issue.message : `${flagOf(field)}: ${issue.message}${got}`;
+  });
+  throw new UsageError(`Cannot use this configuration:\n  ${problems.join("\n  ")}`);
+}
+
+/** The part of a configuration that decides bits. */
+export function trainingConfig(config: RunConfig): TrainingConfig {
+  const fields = Object.keys(trainingShape) as (keyof TrainingConfig)[];
+  return Object.fromEntries(fields.map((field) => [field, config[field]])) as TrainingConfig;
+}
+
+/** The training values in which two configurations differ, as "--shards: 4 and 8"; empty if none. */
+export function trainingDifferences(stored: TrainingConfig, wanted: TrainingConfig): readonly string[] {
+  return (Object.keys(trainingShape) as (keyof TrainingConfig)[])
+    .filter((field) => stored[field] !== wanted[field])
+    .map((field) => `${flagOf(field)}: ${stored[field]} and ${wanted[field]}`);
+}
+
+/** Where the data stream stands before a step. One step uses globalBatchSize images per discriminator update. */
+export interface DataPosition {
+  /** Images used so far. */
+  readonly samples: number;
+  /** Epoch of the next image, from 0. */
+  readonly epoch: number;
+  /** Position of the next image in that epoch's order. */
+  readonly positionInEpoch: number;
+}
+
+export function samplesPerStep(config: TrainingConfig): number {
+  return config.globalBatchSize * config.discriminatorSteps;
+}
+
+export function dataPosition(config: TrainingConfig, numImages: number, globalStep: number): DataPosition {
+  const samples = globalStep * samplesPerStep(config);
+  return { samples, epoch: Math.floor(samples / numImages), positionInEpoch: samples % numImages };
+}
+
+/** Steps after which `epochs` passes over the data are complete. The stream of images does not pause between epochs. */
+export function stepsOfEpochs(config: TrainingConfig, numImages: number, epochs: number): number {
+  return Math.ceil((epochs * numImages) / samplesPerStep(config));
+}
+
+/** Global step at which the run ends: the nearer of epochs and maxSteps. */
+export function totalSteps(config: RunConfig, numImages: number): number {
+  const byEpochs = config.epochs === null ? Infinity : stepsOfEpochs(config, numImages, config.epochs);
+  return Math.min(byEpochs, config.maxSteps ?? Infinity);
+}
+
+/** Whether a picture of samples is due after this many steps. */
+export function isSampleStep(config: RunConfig, numImages: number, globalStep: number): boolean {
+  if (config.sampleEvery !== null) return globalStep % config.sampleEvery === 0;
+  const epochs = Math.floor((globalStep * samplesPerStep(config)) / numImages);
+  return epochs >= 1 && stepsOfEpochs(config, numImages, epochs) === globalStep;
+}

@@ -1,0 +1,63 @@
+/**
+ * Layers: what parameters each has and how it maps its input, written once
+ * against the tfjs operations that every engine offers. To add a layer, add a
+ * function here; nothing else needs to know of it.
+ *
+ * @module
+ */
+import type { Tensor } from "@tensorflow/tfjs";
+
+/** The operations that layers and objectives may use. A type only: the coordinator never loads tfjs. */
+export type TensorFlow = typeof import("@tensorflow/tfjs");
+
+export interface ParameterDeclaration {
+  /** Name within the layer, as PyTorch calls it: "weight", "bias". */
+  readonly name: string;
+  /** Shape as the engines use it. */
+  readonly shape: readonly number[];
+  /** Initial values are uniform in [-initBound, initBound). */
+  readonly initBound: number;
+  /** Whether PyTorch keeps this matrix transposed (out, in); checkpoints follow PyTorch. */
+  readonly transposedInTorch: boolean;
+}
+
+export interface Layer {
+  /** Text from which two layers can be told apart, as in an error or a manifest. */
+  readonly description: string;
+  readonly parameters: readonly ParameterDeclaration[];
+  /** @param x (B, in). @param parameters One tensor per declaration, in order. @returns (B, out). */
+  forward(tf: TensorFlow, x: Tensor, parameters: readonly Tensor[]): Tensor;
+}
+
+/**
+ * y = x W + b with W (in, out). Initial values as torch.nn.Linear: uniform within 1 / sqrt(in)
+ * (Kaiming-uniform with a = sqrt(5), He et al. 2015).
+ */
+export function dense(numInputs: number, numOutputs: number): Layer {
+  const initBound = 1 / Math.sqrt(numInputs);
+  return {
+    description: `dense(${numInputs}, ${numOutputs})`,
+    parameters: [
+      { name: "weight", shape: [numInputs, numOutputs], initBound, transposedInTorch: true },
+      { name: "bias", shape: [numOutputs], initBound, transposedInTorch: false },
+    ],
+    forward: (tf, x, [weight, bias]) => tf.add(tf.matMul(x, weight), bias),
+  };
+}
+
+/** max(x, alpha x), for 0 < alpha < 1. Source: Maas et al. 2013. */
+export function leakyRelu(alpha: number): Layer {
+  return {
+    description: `leakyRelu(${alpha})`,
+    parameters: [],
+    forward: (tf, x) => tf.leakyRelu(x, alpha),
+  };
+}
+
+export function tanh(): Layer {
+  return { description: "tanh", parameters: [], forward: (tf, x) => tf.tanh(x) };
+}
+
+export function sigmoid(): Layer {
+  return { description: "sigmoid", parameters: [], forward: (tf, x) => tf.sigmoid(x) };
+}

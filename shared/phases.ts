@@ -1,0 +1,32 @@
+/**
+ * The phases of a global step: discriminatorSteps discriminator updates, then
+ * one generator update. A phase is numbered from 0 within its step.
+ *
+ * @module
+ */
+import type { NetworkName } from "./nn/network.ts";
+
+export interface Phase {
+  readonly index: number;
+  /** "D0", "D1", ..., "G": for logs and errors. */
+  readonly name: string;
+  /** The network that this phase updates. */
+  readonly network: NetworkName;
+}
+
+export function phasesOfStep(discriminatorSteps: number): readonly Phase[] {
+  const phases: Phase[] = [];
+  for (let index = 0; index < discriminatorSteps; index++) {
+    phases.push({ index, name: `D${index}`, network: "discriminator" });
+  }
+  return [...phases, { index: discriminatorSteps, name: "G", network: "generator" }];
+}
+
+/**
+ * Metrics ride behind the gradient in the all-reduced vector, so that they are
+ * summed in the canonical order too: sums over samples, divided by the global batch size.
+ */
+export const PHASE_METRICS = {
+  discriminator: ["loss", "realProbability", "fakeProbability"],
+  generator: ["loss", "fakeProbability"],
+} as const satisfies Record<NetworkName, readonly string[]>;

@@ -1,0 +1,219 @@
+/**
+ * One global step, as every worker runs it in lockstep: for each phase,
+ * gradients of this rank's shards, all-reduce, optimizer.
+ *
+ * @module
+ */
+import type { AdamConfig } from "../shared/adam.ts";
+import { adamStep } from "../shared/adam.ts";
+import type { TrainingConfig } from "../shared/config.ts";
+import type { Model } from "../shared/nn/models.ts";
+import type { NetworkName } from "../shared/nn/network.ts";
+import type { Phase } from "../shared/phases.ts";
+import { PHASE_METRICS, phasesOfStep } from "../shared/phases.ts";
+import type { StepMetrics, Timing } from "../shared/protocol.ts";
+import { fillNormal, streamKey } from "../shared/random.ts";
+import type { Range } from "../shared/sharding.ts";
+import { rankSamples, rankShards, shardSamples } from "../shared/sharding.ts";
+import type { Add, Partial } from "../shared/tree-sum.ts";
+import { TreeSum } from "../shared/tree-sum.ts";
+import type { Engine } from "./engine/engine.ts";
+import type { Replica } from "./replica.ts";
+
+/** A loss or gradient that is not finite, found before anybody applied it. */
+export class NonFiniteError extends Error {
+  override name = "NonFiniteError";
+  readonly phase: string;
+  /** What this rank's own shards contributed, or null if that was finite. */
+  readonly own: string | null;
+
+  constructor(phase: string, own: string | null) {
+    super(`Loss or gradient of phase ${phase} is not finite`);
+    this.phase = phase;
+    this.own = own;
+  }
+}
+
+export interface StepContext {
+  readonly config: TrainingConfig & AdamConfig;
+  readonly model: Model;
+  readonly engine: Engine;
+  readonly replica: Replica;
+  readonly rank: number;
+  readonly worldSize: number;
+  readonly add: Add;
+  readonly allReduce: (
+    globalStep: number,
+    phase: Phase,
+    partials: readonly Partial[],
+    result: Float32Array,
+  ) => Promise<void>;
+  /** Lets messages and heartbeats through between two shards. */
+  readonly breathe: () => Promise<void>;
+  /** Told what the worker does now. */
+  readonly onPhase: (phase: Phase) => void;
+}
+
+export interface StepResult {
+  readonly metrics: StepMetrics;
+  readonly timing: Omit<Timing, "waitMs">;
+}
+
+/** Buffers that live as long as the run. */
+export class StepBuffers {
+  /** Reduced gradient and metrics of each phase. A result is in use until the next reduction is done, so each phase has its own. */
+  readonly results: readonly Float32Array[];
+  readonly #free: Record<NetworkName, Float32Array[]> = { generator: [], discriminator: [] };
+  readonly #lengths: Record<NetworkName, number>;
+
+  constructor(model: Model, phases: readonly Phase[]) {
+    this.#lengths = {
+      generator: vectorLength(model, "generator"),
+      discriminator: vectorLength(model, "discriminator"),
+    };
+    this.results = phases.map((phase) => new Float32Array(this.#lengths[phase.network]));
+  }
+
+  take(network: NetworkName): Float32Array {
+    return this.#free[network].pop() ?? new Float32Array(this.#lengths[network]);
+  }
+
+  give(network: NetworkName, buffer: Float32Array): void {
+    this.#free[network].push(buffer);
+  }
+}
+
+/** Length of the vector that is all-reduced: gradient, then metrics. */
+export function vectorLength(model: Model, network: NetworkName): number {
+  return model[network].numParameters + PHASE_METRICS[network].length;
+}
+
+/**
+ * @param globalStep Steps complete before this one.
+ * @param batch (discriminatorSteps, rank's samples, imagePixels) uint8.
+ * @throws {NonFiniteError} Before anything of the phase is applied; every rank throws it in the same phase.
+ */
+export async function trainStep(
+  context: StepContext,
+  buffers: StepBuffers,
+  globalStep: number,
+  batch: Uint8Array,
+): Promise<StepResult> {
+  const { config, model, engine, replica } = context;
+  const timing = { computeMs: 0, allReduceMs: 0, applyMs: 0 };
+  const norms: Record<NetworkName, number> = { generator: 0, discriminator: 0 };
+  let discriminatorMetrics: Float32Array | null = null;
+  let generatorLoss = 0;
+
+  for (const phase of phasesOfStep(config.discriminatorSteps)) {
+    context.onPhase(phase);
+    const { network } = phase;
+    const computeStart = performance.now();
+    const partials = await shardGradients(context, buffers, globalStep, phase, batch);
+    const reduceStart = performance.now();
+    timing.computeMs += reduceStart - computeStart;
+
+    const reduced = buffers.results[phase.index];
+    await context.allReduce(globalStep, phase, partials, reduced);
+    const applyStart = performance.now();
+    timing.allReduceMs += applyStart - reduceStart;
+
+    const { numParameters } = model[network];
+    const norm = gradientNorm(reduced, numParameters);
+    const metrics = reduced.slice(numParameters);
+    if (!Number.isFinite(norm) || !metrics.every(Number.isFinite)) {
+      throw new NonFiniteError(phase.name, ownFault(partials, numParameters));
+    }
+    for (const { values } of partials) buffers.give(network, values);
+    adamStep(replica[network].parameters, reduced, replica[network].adam, config);
+    engine.setParameters(network, replica[network].parameters);
+    timing.applyMs += performance.now() - applyStart;
+
+    norms[network] = norm;
+    if (network === "discriminator") discriminatorMetrics = metrics;
+    else generatorLoss = metrics[0];
+  }
+  const [discriminatorLoss, realProbability, fakeProbability] = discriminatorMetrics ?? [];
+  return {
+    metrics: {
+      discriminatorLoss,
+      generatorLoss,
+      realProbability,
+      fakeProbability,
+      discriminatorGradientNorm: norms.discriminator,
+      generatorGradientNorm: norms.generator,
+    },
+    timing,
+  };
+}
+
+async function shardGradients(
+  context: StepContext,
+  buffers: StepBuffers,
+  globalStep: number,
+  phase: Phase,
+  batch: Uint8Array,
+): Promise<readonly Partial[]> {
+  const { config, model, engine, rank, worldSize } = context;
+  const { globalBatchSize, shards, latentDim } = config;
+  const imagePixels = model.discriminator.numInputs;
+  const own = rankSamples(globalBatchSize, shards, worldSize, rank);
+  const { network } = phase;
+  const sum = new TreeSum(
+    shards,
+    context.add,
+    () => buffers.take(network),
+    (values) => buffers.give(network, values),
+  );
+  const { start, end } = rankShards(shards, worldSize, rank);
+  for (let shard = start; shard < end; shard++) {
+    const samples = shardSamples(globalBatchSize, shards, shard);
+    const numSamples = samples.end - samples.start;
+    const noise = trainingNoise(config.seed, latentDim, globalStep, phase.index, samples);
+    const out = buffers.take(network);
+    if (network === "discriminator") {
+      const first = phase.index * (own.end - own.start) + (samples.start - own.start);
+      const pixels = batch.subarray(first * imagePixels, (first + numSamples) * imagePixels);
+      engine.discriminatorGradient({ numSamples, globalBatchSize, noise, pixels }, out);
+    } else {
+      engine.generatorGradient({ numSamples, globalBatchSize, noise }, out);
+    }
+    sum.push({ start: shard, end: shard + 1 }, out, true);
+    await context.breathe();
+  }
+  return sum.take();
+}
+
+/** Noise of some samples of a phase, a function of (seed, step, phase, sample index). @returns (samples, latentDim). */
+export function trainingNoise(
+  seed: number,
+  latentDim: number,
+  globalStep: number,
+  phase: number,
+  samples: Range,
+): Float32Array {
+  const key = streamKey(seed, "noise");
+  const noise = new Float32Array((samples.end - samples.start) * latentDim);
+  for (let sample = samples.start; sample < samples.end; sample++) {
+    const row = (sample - samples.start) * latentDim;
+    fillNormal(noise, key, sample, phase, globalStep, row, row + latentDim);
+  }
+  return noise;
+}
+
+function gradientNorm(vector: Float32Array, numParameters: number): number {
+  let sum = 0;
+  for (let i = 0; i < numParameters; i++) sum += vector[i] * vector[i];
+  return Math.sqrt(sum);
+}
+
+/** Describes the first value that is not finite in this rank's partial sums, or null. */
+function ownFault(partials: readonly Partial[], numParameters: number): string | null {
+  for (const { node, values } of partials) {
+    const at = values.findIndex((value) => !Number.isFinite(value));
+    if (at < 0) continue;
+    const what = at < numParameters ? `gradient value ${at}` : "a loss or probability";
+    return `${what} of shards ${node.start}..${node.end - 1} is ${values[at]}`;
+  }
+  return null;
+}

@@ -1,0 +1,408 @@
+/**
+ * A worker process: joins a coordinator, holds a replica, and trains in
+ * lockstep with its peers until the coordinator lets it go. The shell around
+ * the training step: sockets, timers, and what to say when something is wrong.
+ *
+ * @module
+ */
+import { createSocket } from "node:dgram";
+import { randomUUID } from "node:crypto";
+import { hostname } from "node:os";
+import { setImmediate as nextTurn } from "node:timers/promises";
+import type { Dealer } from "zeromq";
+import { describeError, ProtocolError } from "../shared/errors.ts";
+import { IMAGE_PIXELS, isSampleStep } from "../shared/config.ts";
+import { bytesOf, floatsOf } from "../shared/frames.ts";
+import { MODELS } from "../shared/nn/models.ts";
+import type { Model } from "../shared/nn/models.ts";
+import { OBJECTIVES } from "../shared/nn/objectives.ts";
+import { Outbox } from "../shared/outbox.ts";
+import { phasesOfStep } from "../shared/phases.ts";
+import type { StartMessage, WorkerBulkMessage, WorkerId, WorkerMessage } from "../shared/protocol.ts";
+import {
+  decodeHeader,
+  encodeHeader,
+  MAX_HEADER_BYTES,
+  parseCoordinatorBulkMessage,
+  parseCoordinatorMessage,
+} from "../shared/protocol.ts";
+import { sampleNoise, SAMPLE_COUNT, toPixels } from "../shared/samples.ts";
+import { rankSamples } from "../shared/sharding.ts";
+import { dealer, parseEndpoint, receiveAll } from "../shared/sockets.ts";
+import { addInJavaScript } from "../shared/tree-sum.ts";
+import { PACKAGE_VERSION, PROTOCOL_VERSION } from "../shared/version.ts";
+import { BatchQueue } from "./batch-queue.ts";
+import { DataPlane } from "./data-plane.ts";
+import type { Engine } from "./engine/engine.ts";
+import { createEngine } from "./engine/engine.ts";
+import type { Replica } from "./replica.ts";
+import { initialReplica, replicaFrom, replicaHash, snapshot } from "./replica.ts";
+import { parameterHash } from "../shared/parameter-hash.ts";
+import { NonFiniteError, StepBuffers, trainStep } from "./train-step.ts";
+
+export interface WorkerOptions {
+  /** Control endpoint, tcp://host:port. */
+  readonly coordinator: string;
+  readonly workerId: WorkerId;
+  /** Interface of the data plane, or null for the one that faces the coordinator. */
+  readonly dataHost: string | null;
+  /** How long to try to reach the coordinator at first, in milliseconds. */
+  readonly connectTimeoutMs: number;
+  readonly log: (text: string) => void;
+}
+
+/** How often each side says that it is there. */
+export const HEARTBEAT_MS = 500;
+
+/** Waiting longer than this is said aloud. */
+const LONG_WAIT_MS = 2000;
+
+/** The largest frame from the coordinator: a vector of state. */
+const MAX_BULK_FRAME_BYTES = 2 ** 31;
+
+/** The run ended for a reason that this worker was told, or found out. The message is for the user. */
+export class WorkerStopped extends Error {
+  override name = "WorkerStopped";
+}
+
+/**
+ * Runs until the coordinator says that all is saved.
+ *
+ * @throws {WorkerStopped} If the run cannot go on; the message says why and what to do.
+ */
+export async function runWorker(options: WorkerOptions): Promise<void> {
+  const worker = new Worker(options);
+  try {
+    await worker.run();
+  } finally {
+    worker.close();
+  }
+}
+
+interface Wait {
+  readonly what: () => string;
+  readonly sinceMs: number;
+  saidMs: number;
+}
+
+class Worker {
+  readonly #options: WorkerOptions;
+  readonly #routingId = randomUUID();
+  readonly #control: Dealer;
+  readonly #controlOutbox: Outbox;
+  #bulk: { readonly socket: Dealer; readonly outbox: Outbox } | null = null;
+  #dataPlane: DataPlane | null = null;
+  #engine: Engine | null = null;
+  #batches: BatchQueue | null = null;
+  #start: StartMessage | null = null;
+  #stateArrived: ((frames: Buffer[]) => void) | null = null;
+  #timer: NodeJS.Timeout | null = null;
+  #heardMs: number | null = null;
+  readonly #startedMs = performance.now();
+  #position = { globalStep: 0, phase: "start" };
+  #wait: Wait | null = null;
+  #finish!: (outcome: Error | null) => void;
+  readonly #finished: Promise<Error | null>;
+
+  constructor(options: WorkerOptions) {
+    this.#options = options;
+    this.#control = dealer(this.#routingId, { maxFrameBytes: MAX_HEADER_BYTES });
+    this.#controlOutbox = new Outbox(this.#control, (error) => this.#fail("Cannot send to the coordinator", error));
+    this.#finished = new Promise((resolve) => (this.#finish = resolve));
+  }
+
+  async run(): Promise<void> {
+    const { coordinator, workerId, dataHost, log } = this.#options;
+    const { host, port } = parseEndpoint(coordinator);
+    this.#dataPlane = await DataPlane.bind(
+      dataHost ?? (await localAddressTowards(host, Number(port))),
+      (error) => this.#fail("Data plane failed", error),
+      (reason) => log(`Refused a data message: ${reason}`),
+    );
+    this.#control.connect(coordinator);
+    receiveAll(this.#control, (frames) => this.#receiveControl(frames)).catch((error: unknown) =>
+      this.#fail("Control plane failed", error),
+    );
+    this.#send({
+      type: "join",
+      protocolVersion: PROTOCOL_VERSION,
+      packageVersion: PACKAGE_VERSION,
+      workerId,
+      host: hostname(),
+      pid: process.pid,
+      runtime: `node ${process.versions.node}`,
+      dataEndpoint: this.#dataPlane.endpoint,
+    });
+    this.#timer = setInterval(() => this.#tick(), HEARTBEAT_MS);
+    const outcome = await this.#finished;
+    if (outcome !== null) throw outcome;
+  }
+
+  close(): void {
+    if (this.#timer !== null) clearInterval(this.#timer);
+    this.#control.close();
+    this.#bulk?.socket.close();
+    this.#dataPlane?.close();
+    this.#engine?.dispose();
+  }
+
+  /** Tells the coordinator that this worker ends, as far as that can still be told. */
+  async stop(reason: string): Promise<void> {
+    this.#send({ type: "failed", reason: reason.slice(0, 4000) });
+    await Promise.race([this.#controlOutbox.flush(), new Promise((resolve) => setTimeout(resolve, 500))]);
+    this.#finish(new WorkerStopped(reason));
+  }
+
+  #send(message: WorkerMessage): void {
+    this.#controlOutbox.push([encodeHeader(message)]);
+  }
+
+  #sendBulk(message: WorkerBulkMessage, frames: readonly Uint8Array[] = []): void {
+    this.#bulk?.outbox.push([encodeHeader(message), ...frames]);
+  }
+
+  #fail(what: string, error: unknown): void {
+    void this.stop(`${what}: ${describeError(error)}`);
+  }
+
+  #receiveControl(frames: Buffer[]): void {
+    this.#heardMs = performance.now();
+    const message = parseCoordinatorMessage(decodeHeader(frames[0]));
+    switch (message.type) {
+      case "heartbeat":
+        return;
+      case "refuse":
+        return this.#finish(new WorkerStopped(`The coordinator refused this worker: ${message.reason}`));
+      case "abort":
+        return this.#finish(new WorkerStopped(`The run has stopped: ${message.reason}`));
+      case "exit":
+        return this.#finish(null);
+      case "finish":
+        if (message.generation === this.#start?.generation) this.#batches?.finishAt(message.globalStep);
+        return;
+      case "start":
+        if (this.#start !== null) throw new ProtocolError("Cannot start twice in one incarnation");
+        this.#start = message;
+        this.#train(message).catch((error: unknown) => this.#fail(`At step ${this.#position.globalStep}`, error));
+    }
+  }
+
+  #receiveBulk(frames: Buffer[]): void {
+    this.#heardMs = performance.now();
+    const message = parseCoordinatorBulkMessage(decodeHeader(frames[0]));
+    if (message.generation !== this.#start?.generation) return;
+    if (message.type === "batch") this.#batches?.put(message.globalStep, frames[1]);
+    else this.#stateArrived?.(frames);
+  }
+
+  #tick(): void {
+    const nowMs = performance.now();
+    const { coordinator, connectTimeoutMs, log } = this.#options;
+    const silentMs = nowMs - (this.#heardMs ?? this.#startedMs);
+    const limitMs = this.#heardMs === null ? connectTimeoutMs : (this.#start?.config.failureTimeoutMs ?? 10_000);
+    if (silentMs > limitMs) {
+      const what = this.#heardMs === null ? "Cannot reach the coordinator" : "Lost the coordinator";
+      const advice =
+        this.#heardMs === null
+          ? "check that it runs and that this machine reaches it"
+          : "start it again with --resume to continue from the last checkpoint";
+      return this.#finish(
+        new WorkerStopped(`${what} at ${coordinator}: silent for ${(silentMs / 1000).toFixed(1)} s; ${advice}`),
+      );
+    }
+    if (this.#heardMs === null && silentMs > LONG_WAIT_MS && this.#wait === null) {
+      this.#wait = { what: () => `the coordinator at ${coordinator} to answer`, sinceMs: this.#startedMs, saidMs: 0 };
+    } else if (this.#heardMs !== null && this.#start === null) {
+      this.#wait = null;
+    }
+    const wait = this.#wait;
+    const isLong = wait !== null && nowMs - wait.sinceMs > LONG_WAIT_MS;
+    if (isLong && nowMs - wait.saidMs > 5000) {
+      wait.saidMs = nowMs;
+      log(`Waiting for ${wait.what()}, for ${((nowMs - wait.sinceMs) / 1000).toFixed(1)} s`);
+    }
+    if (this.#heardMs !== null) {
+      this.#send({
+        type: "heartbeat",
+        generation: this.#start?.generation ?? 0,
+        globalStep: this.#position.globalStep,
+        phase: this.#position.phase,
+        waitingFor: isLong ? wait.what() : null,
+      });
+    }
+  }
+
+  /** Awaits something that may take long; the timer says for what. */
+  async #waiting<T>(what: () => string, promise: Promise<T>): Promise<T> {
+    this.#wait = { what, sinceMs: performance.now(), saidMs: 0 };
+    try {
+      return await promise;
+    } finally {
+      this.#wait = null;
+    }
+  }
+
+  async #train(start: StartMessage): Promise<void> {
+    const { config, generation, rank, worldSize } = start;
+    this.#position = { globalStep: start.globalStep, phase: "start" };
+    this.#batches = new BatchQueue(start.endStep);
+    const model = MODELS[config.model]({ latentDim: config.latentDim, imagePixels: IMAGE_PIXELS });
+    const engine = await createEngine(config, { model, objective: OBJECTIVES[config.objective] });
+    this.#engine = engine;
+    this.#options.log(`Rank ${rank} of ${worldSize}: ${engine.description}`);
+    this.#openBulk(start);
+    const replica = await this.#initialState(start, model);
+    engine.setParameters("generator", replica.generator.parameters);
+    engine.setParameters("discriminator", replica.discriminator.parameters);
+    const dataPlane = this.#dataPlane as DataPlane;
+    const add = addInJavaScript;
+    dataPlane.connect({ generation, rank, peers: start.peers, numShards: config.shards, add });
+    this.#send({ type: "ready", generation, parameterHash: replicaHash(replica) });
+    await this.#loop(start, model, engine, replica, dataPlane);
+  }
+
+  #openBulk(start: StartMessage): void {
+    const { host } = parseEndpoint(this.#options.coordinator);
+    const socket = dealer(this.#routingId, { maxFrameBytes: MAX_BULK_FRAME_BYTES });
+    const outbox = new Outbox(socket, (error) => this.#fail("Cannot send to the coordinator", error));
+    socket.connect(`tcp://${host}:${start.bulkPort}`);
+    this.#bulk = { socket, outbox };
+    receiveAll(socket, (frames) => this.#receiveBulk(frames)).catch((error: unknown) =>
+      this.#fail("Bulk plane failed", error),
+    );
+  }
+
+  async #initialState(start: StartMessage, model: Model): Promise<Replica> {
+    const hello = { type: "hello", generation: start.generation } as const;
+    if (start.stateFrom === "seed") {
+      this.#sendBulk(hello);
+      return initialReplica(model, start.config.seed);
+    }
+    const arrived = new Promise<Buffer[]>((resolve) => (this.#stateArrived = resolve));
+    this.#sendBulk(hello);
+    const [header, ...frames] = await this.#waiting(() => "the checkpoint's state from the coordinator", arrived);
+    const message = parseCoordinatorBulkMessage(decodeHeader(header));
+    if (message.type !== "state") throw new ProtocolError(`Cannot start from "${message.type}"`);
+    const lengths = (["generator", "discriminator"] as const).flatMap((n) => Array(3).fill(model[n].numParameters));
+    const vectors = frames.map((frame, i) => floatsOf(frame, lengths[i] as number).slice());
+    return replicaFrom(vectors, message);
+  }
+
+  async #loop(
+    start: StartMessage,
+    model: Model,
+    engine: Engine,
+    replica: Replica,
+    dataPlane: DataPlane,
+  ): Promise<void> {
+    const { config, generation, rank, worldSize, numImages } = start;
+    const batches = this.#batches as BatchQueue;
+    const buffers = new StepBuffers(model, phasesOfStep(config.discriminatorSteps));
+    const own = rankSamples(config.globalBatchSize, config.shards, worldSize, rank);
+    const batchBytes = config.discriminatorSteps * (own.end - own.start) * IMAGE_PIXELS;
+    const fixedNoise = sampleNoise(config.seed, SAMPLE_COUNT, config.latentDim);
+    let globalStep = start.globalStep;
+    let savedStep = config.checkpointEvery > 0 && start.stateFrom === "checkpoint" ? globalStep : -1;
+    let picturedStep = savedStep;
+    const save = (): void => {
+      if (rank !== 0 || savedStep === globalStep) return;
+      savedStep = globalStep;
+      const { generator, discriminator } = replica;
+      this.#sendBulk(
+        {
+          type: "state",
+          generation,
+          globalStep,
+          generatorSteps: generator.adam.step,
+          discriminatorSteps: discriminator.adam.step,
+        },
+        snapshot(replica).map(bytesOf),
+      );
+    };
+    const picture = (): void => {
+      if (rank !== 0 || picturedStep === globalStep) return;
+      picturedStep = globalStep;
+      const pixels = toPixels(engine.generate(fixedNoise, SAMPLE_COUNT));
+      this.#sendBulk({ type: "samples", generation, globalStep }, [pixels]);
+    };
+
+    for (;;) {
+      this.#sendBulk({ type: "credit", generation, globalStep });
+      this.#position = { globalStep, phase: "batch" };
+      const waitStart = performance.now();
+      const batch = await this.#waiting(
+        () => `the batch of step ${globalStep} from the coordinator`,
+        batches.take(globalStep),
+      );
+      const waitMs = performance.now() - waitStart;
+      if (batch === null) break;
+      if (batch.byteLength !== batchBytes) {
+        throw new ProtocolError(`Cannot use batch as it must have ${batchBytes} bytes: got ${batch.byteLength}`);
+      }
+      try {
+        const { metrics, timing } = await trainStep(
+          {
+            config,
+            model,
+            engine,
+            replica,
+            rank,
+            worldSize,
+            add: addInJavaScript,
+            allReduce: (step, phase, partials, result) =>
+              this.#waiting(
+                () => dataPlane.describeWaiting() ?? "the all-reduce",
+                dataPlane.reduce(step, phase.index, partials, result),
+              ),
+            breathe: () => nextTurn(),
+            onPhase: (phase) => (this.#position = { globalStep, phase: phase.name }),
+          },
+          buffers,
+          globalStep,
+          batch,
+        );
+        globalStep += 1;
+        this.#send({
+          type: "step",
+          generation,
+          globalStep,
+          metrics,
+          timing: { ...timing, waitMs },
+          generatorHash: parameterHash(replica.generator.parameters),
+          discriminatorHash: parameterHash(replica.discriminator.parameters),
+        });
+      } catch (error) {
+        if (!(error instanceof NonFiniteError)) throw error;
+        const { phase, own } = error;
+        this.#send({ type: "nonFinite", generation, globalStep, phase, own });
+        this.#position = { globalStep, phase };
+        await this.#waiting(() => "the coordinator's word on a gradient that is not finite", this.#finished);
+        return;
+      }
+      if (globalStep % config.checkpointEvery === 0) save();
+      if (isSampleStep(config, numImages, globalStep)) picture();
+    }
+    save();
+    picture();
+    this.#position = { globalStep, phase: "finished" };
+    this.#send({ type: "finished", generation, globalStep });
+    await this.#waiting(() => "the coordinator to save the last checkpoint", this.#finished);
+  }
+}
+
+/** Address of the interface whose route leads to the host. No packet is sent. */
+function localAddressTowards(host: string, port: number): Promise<string> {
+  return new Promise((resolve, reject) => {
+    const bare = host.replace(/^\[|\]$/g, "");
+    const socket = createSocket(bare.includes(":") ? "udp6" : "udp4");
+    socket.once("error", (error) => {
+      socket.close();
+      reject(new WorkerStopped(`Cannot find a route to the coordinator's host "${host}": ${error.message}`));
+    });
+    socket.connect(port, bare, () => {
+      const { address, family } = socket.address();
+      socket.close();
+      resolve(family === "IPv6" ? `[${address}]` : address);
+    });
+  });
+}
