@@ -10,10 +10,11 @@ import { join } from "node:path";
 import { Piscina } from "piscina";
 import type { Router } from "zeromq";
 import type { RunConfig } from "../shared/config.ts";
-import { dataPosition, IMAGE_PIXELS, IMAGE_SIDE, samplesPerStep, stepsOfEpochs } from "../shared/config.ts";
+import { dataPosition, samplesPerStep, stepsOfEpochs } from "../shared/config.ts";
 import type { TrainingState } from "../shared/checkpoint.ts";
 import { describeError, ProtocolError } from "../shared/errors.ts";
 import { bytesOf, floatsOf } from "../shared/frames.ts";
+import { IMAGE_PIXELS, IMAGE_SIDE } from "../shared/image.ts";
 import { MODELS } from "../shared/nn/models.ts";
 import { Outbox } from "../shared/outbox.ts";
 import type { CoordinatorBulkMessage, CoordinatorMessage } from "../shared/protocol.ts";
@@ -103,7 +104,8 @@ export class Coordinator {
     };
     this.#pool = new Piscina({
       filename: new URL("./pool-tasks.js", import.meta.url).href,
-      minThreads: 1,
+      // One can write a checkpoint while the other assembles batches. A thread that ends is dear to start again.
+      minThreads: 2,
       maxThreads: 2,
       workerData: data,
     });

@@ -8,10 +8,10 @@ import { workerData } from "node:worker_threads";
 import { move } from "piscina";
 import type { CheckpointMeta, TrainingState } from "../shared/checkpoint.ts";
 import { encodeCheckpoint } from "../shared/checkpoint.ts";
+import { IMAGE_PIXELS } from "../shared/image.ts";
 import { MODELS } from "../shared/nn/models.ts";
 import { permutation, streamKey } from "../shared/random.ts";
 import { saveCheckpoint } from "./checkpoint-store.ts";
-import { IMAGE_PIXELS } from "../shared/config.ts";
 
 export interface PoolData {
   /** (numImages, imagePixels) uint8, shared between threads. */

@@ -14,10 +14,7 @@ export const ENGINE_NAMES = ["wasm", "cpu"] as const;
 export type EngineName = (typeof ENGINE_NAMES)[number];
 
 export const DATASET_CHOICES = ["auto", "mnist", "fashion-mnist", "synthetic"] as const;
-
-/** Pixels of an MNIST image, 28 x 28. */
-export const IMAGE_SIDE = 28;
-export const IMAGE_PIXELS = IMAGE_SIDE * IMAGE_SIDE;
+export type DatasetChoice = (typeof DATASET_CHOICES)[number];
 
 const count = (max = 1e9) => z.int().min(1).max(max);
 const unit = z.number().min(0).lt(1);

@@ -5,7 +5,6 @@
  * @module
  */
 import type { AdamConfig } from "../shared/adam.ts";
-import { adamStep } from "../shared/adam.ts";
 import type { TrainingConfig } from "../shared/config.ts";
 import type { Model } from "../shared/nn/models.ts";
 import type { NetworkName } from "../shared/nn/network.ts";
@@ -15,9 +14,10 @@ import type { StepMetrics, Timing } from "../shared/protocol.ts";
 import { fillNormal, streamKey } from "../shared/random.ts";
 import type { Range } from "../shared/sharding.ts";
 import { rankSamples, rankShards, shardSamples } from "../shared/sharding.ts";
-import type { Add, Partial } from "../shared/tree-sum.ts";
+import type { Partial } from "../shared/tree-sum.ts";
 import { TreeSum } from "../shared/tree-sum.ts";
 import type { Engine } from "./engine/engine.ts";
+import type { HostMemory } from "./host-memory.ts";
 import type { Replica } from "./replica.ts";
 
 /** A loss or gradient that is not finite, found before anybody applied it. */
@@ -41,7 +41,7 @@ export interface StepContext {
   readonly replica: Replica;
   readonly rank: number;
   readonly worldSize: number;
-  readonly add: Add;
+  readonly memory: HostMemory;
   readonly allReduce: (
     globalStep: number,
     phase: Phase,
@@ -61,26 +61,42 @@ export interface StepResult {
 
 /** Buffers that live as long as the run. */
 export class StepBuffers {
+  /** Lengths of the vectors that the buffers allocate. */
+  static lengths(model: Model, phases: readonly Phase[], numShards: number): readonly number[] {
+    const partials = (network: NetworkName): readonly number[] =>
+      Array<number>(maxPartials(numShards)).fill(vectorLength(model, network));
+    return [
+      ...phases.map((phase) => vectorLength(model, phase.network)),
+      ...partials("generator"),
+      ...partials("discriminator"),
+    ];
+  }
+
   /** Reduced gradient and metrics of each phase. A result is in use until the next reduction is done, so each phase has its own. */
   readonly results: readonly Float32Array[];
-  readonly #free: Record<NetworkName, Float32Array[]> = { generator: [], discriminator: [] };
-  readonly #lengths: Record<NetworkName, number>;
+  readonly #free: Record<NetworkName, Float32Array[]>;
 
-  constructor(model: Model, phases: readonly Phase[]) {
-    this.#lengths = {
-      generator: vectorLength(model, "generator"),
-      discriminator: vectorLength(model, "discriminator"),
-    };
-    this.results = phases.map((phase) => new Float32Array(this.#lengths[phase.network]));
+  constructor(model: Model, phases: readonly Phase[], numShards: number, memory: HostMemory) {
+    this.results = phases.map((phase) => memory.allocate(vectorLength(model, phase.network)));
+    const partials = (network: NetworkName): Float32Array[] =>
+      Array.from({ length: maxPartials(numShards) }, () => memory.allocate(vectorLength(model, network)));
+    this.#free = { generator: partials("generator"), discriminator: partials("discriminator") };
   }
 
   take(network: NetworkName): Float32Array {
-    return this.#free[network].pop() ?? new Float32Array(this.#lengths[network]);
+    const buffer = this.#free[network].pop();
+    if (buffer === undefined) throw new Error("Cannot hold more partial sums than a range of shards has tree nodes");
+    return buffer;
   }
 
   give(network: NetworkName, buffer: Float32Array): void {
     this.#free[network].push(buffer);
   }
+}
+
+/** Most partial sums that a worker holds at once: a range has at most 2 log2(numShards) covering nodes; one more is being computed. */
+function maxPartials(numShards: number): number {
+  return 2 * Math.ceil(Math.log2(Math.max(2, numShards))) + 1;
 }
 
 /** Length of the vector that is all-reduced: gradient, then metrics. */
@@ -119,13 +135,13 @@ export async function trainStep(
     timing.allReduceMs += applyStart - reduceStart;
 
     const { numParameters } = model[network];
-    const norm = gradientNorm(reduced, numParameters);
+    const norm = context.memory.norm(reduced, numParameters);
     const metrics = reduced.slice(numParameters);
     if (!Number.isFinite(norm) || !metrics.every(Number.isFinite)) {
       throw new NonFiniteError(phase.name, ownFault(partials, numParameters));
     }
     for (const { values } of partials) buffers.give(network, values);
-    adamStep(replica[network].parameters, reduced, replica[network].adam, config);
+    context.memory.adamStep(replica[network].parameters, reduced, replica[network].adam, config);
     engine.setParameters(network, replica[network].parameters);
     timing.applyMs += performance.now() - applyStart;
 
@@ -161,7 +177,7 @@ async function shardGradients(
   const { network } = phase;
   const sum = new TreeSum(
     shards,
-    context.add,
+    context.memory.add,
     () => buffers.take(network),
     (values) => buffers.give(network, values),
   );
@@ -199,12 +215,6 @@ export function trainingNoise(
     fillNormal(noise, key, sample, phase, globalStep, row, row + latentDim);
   }
   return noise;
-}
-
-function gradientNorm(vector: Float32Array, numParameters: number): number {
-  let sum = 0;
-  for (let i = 0; i < numParameters; i++) sum += vector[i] * vector[i];
-  return Math.sqrt(sum);
 }
 
 /** Describes the first value that is not finite in this rank's partial sums, or null. */

@@ -11,8 +11,9 @@ import { hostname } from "node:os";
 import { setImmediate as nextTurn } from "node:timers/promises";
 import type { Dealer } from "zeromq";
 import { describeError, ProtocolError } from "../shared/errors.ts";
-import { IMAGE_PIXELS, isSampleStep } from "../shared/config.ts";
+import { isSampleStep } from "../shared/config.ts";
 import { bytesOf, floatsOf } from "../shared/frames.ts";
+import { IMAGE_PIXELS } from "../shared/image.ts";
 import { MODELS } from "../shared/nn/models.ts";
 import type { Model } from "../shared/nn/models.ts";
 import { OBJECTIVES } from "../shared/nn/objectives.ts";
@@ -29,15 +30,14 @@ import {
 import { sampleNoise, SAMPLE_COUNT, toPixels } from "../shared/samples.ts";
 import { rankSamples } from "../shared/sharding.ts";
 import { dealer, parseEndpoint, receiveAll } from "../shared/sockets.ts";
-import { addInJavaScript } from "../shared/tree-sum.ts";
 import { PACKAGE_VERSION, PROTOCOL_VERSION } from "../shared/version.ts";
 import { BatchQueue } from "./batch-queue.ts";
 import { DataPlane } from "./data-plane.ts";
 import type { Engine } from "./engine/engine.ts";
 import { createEngine } from "./engine/engine.ts";
 import type { Replica } from "./replica.ts";
-import { initialReplica, replicaFrom, replicaHash, snapshot } from "./replica.ts";
-import { parameterHash } from "../shared/parameter-hash.ts";
+import { HostMemory } from "./host-memory.ts";
+import { initialReplica, replicaFrom, replicaLengths, snapshot } from "./replica.ts";
 import { NonFiniteError, StepBuffers, trainStep } from "./train-step.ts";
 
 export interface WorkerOptions {
@@ -250,15 +250,21 @@ class Worker {
     const engine = await createEngine(config, { model, objective: OBJECTIVES[config.objective] });
     this.#engine = engine;
     this.#options.log(`Rank ${rank} of ${worldSize}: ${engine.description}`);
+    const phases = phasesOfStep(config.discriminatorSteps);
+    const memory = await HostMemory.create([
+      ...replicaLengths(model),
+      ...StepBuffers.lengths(model, phases, config.shards),
+    ]);
     this.#openBulk(start);
-    const replica = await this.#initialState(start, model);
+    const replica = await this.#initialState(start, model, memory);
     engine.setParameters("generator", replica.generator.parameters);
     engine.setParameters("discriminator", replica.discriminator.parameters);
     const dataPlane = this.#dataPlane as DataPlane;
-    const add = addInJavaScript;
-    dataPlane.connect({ generation, rank, peers: start.peers, numShards: config.shards, add });
-    this.#send({ type: "ready", generation, parameterHash: replicaHash(replica) });
-    await this.#loop(start, model, engine, replica, dataPlane);
+    dataPlane.connect({ generation, rank, peers: start.peers, numShards: config.shards, add: memory.add });
+    const { generator, discriminator } = replica;
+    const parameterHash = `${memory.hash(generator.parameters)}-${memory.hash(discriminator.parameters)}`;
+    this.#send({ type: "ready", generation, parameterHash });
+    await this.#loop(start, model, engine, memory, replica, dataPlane);
   }
 
   #openBulk(start: StartMessage): void {
@@ -272,32 +278,36 @@ class Worker {
     );
   }
 
-  async #initialState(start: StartMessage, model: Model): Promise<Replica> {
+  async #initialState(start: StartMessage, model: Model, memory: HostMemory): Promise<Replica> {
     const hello = { type: "hello", generation: start.generation } as const;
     if (start.stateFrom === "seed") {
       this.#sendBulk(hello);
-      return initialReplica(model, start.config.seed);
+      return initialReplica(model, start.config.seed, memory);
     }
     const arrived = new Promise<Buffer[]>((resolve) => (this.#stateArrived = resolve));
     this.#sendBulk(hello);
     const [header, ...frames] = await this.#waiting(() => "the checkpoint's state from the coordinator", arrived);
     const message = parseCoordinatorBulkMessage(decodeHeader(header));
     if (message.type !== "state") throw new ProtocolError(`Cannot start from "${message.type}"`);
-    const lengths = (["generator", "discriminator"] as const).flatMap((n) => Array(3).fill(model[n].numParameters));
-    const vectors = frames.map((frame, i) => floatsOf(frame, lengths[i] as number).slice());
-    return replicaFrom(vectors, message);
+    const lengths = replicaLengths(model);
+    return replicaFrom(
+      frames.map((frame, i) => floatsOf(frame, lengths[i])),
+      message,
+      memory,
+    );
   }
 
   async #loop(
     start: StartMessage,
     model: Model,
     engine: Engine,
+    memory: HostMemory,
     replica: Replica,
     dataPlane: DataPlane,
   ): Promise<void> {
     const { config, generation, rank, worldSize, numImages } = start;
     const batches = this.#batches as BatchQueue;
-    const buffers = new StepBuffers(model, phasesOfStep(config.discriminatorSteps));
+    const buffers = new StepBuffers(model, phasesOfStep(config.discriminatorSteps), config.shards, memory);
     const own = rankSamples(config.globalBatchSize, config.shards, worldSize, rank);
     const batchBytes = config.discriminatorSteps * (own.end - own.start) * IMAGE_PIXELS;
     const fixedNoise = sampleNoise(config.seed, SAMPLE_COUNT, config.latentDim);
@@ -348,7 +358,7 @@ class Worker {
             replica,
             rank,
             worldSize,
-            add: addInJavaScript,
+            memory,
             allReduce: (step, phase, partials, result) =>
               this.#waiting(
                 () => dataPlane.describeWaiting() ?? "the all-reduce",
@@ -368,8 +378,8 @@ class Worker {
           globalStep,
           metrics,
           timing: { ...timing, waitMs },
-          generatorHash: parameterHash(replica.generator.parameters),
-          discriminatorHash: parameterHash(replica.discriminator.parameters),
+          generatorHash: memory.hash(replica.generator.parameters),
+          discriminatorHash: memory.hash(replica.discriminator.parameters),
         });
       } catch (error) {
         if (!(error instanceof NonFiniteError)) throw error;

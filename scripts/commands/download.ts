@@ -15,7 +15,8 @@ export interface DownloadOptions {
 }
 
 export async function download({ dataset, dataDir, mirrors }: DownloadOptions): Promise<void> {
-  const directory = dataDir ?? join(defaultCacheDir(), dataset);
+  // The data sets name their files alike, so each has its own folder.
+  const directory = join(dataDir ?? defaultCacheDir(), dataset);
   let shown = "";
   const files = await downloadDataset({
     dataset,

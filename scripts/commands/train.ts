@@ -25,8 +25,9 @@ import {
 } from "../../coordinator/run-directory.ts";
 import type { TrainingState } from "../../shared/checkpoint.ts";
 import type { RunConfig } from "../../shared/config.ts";
-import { IMAGE_PIXELS, parseRunConfig, totalSteps, trainingConfig, trainingDifferences } from "../../shared/config.ts";
+import { parseRunConfig, totalSteps, trainingConfig, trainingDifferences } from "../../shared/config.ts";
 import { CheckpointError, UsageError } from "../../shared/errors.ts";
+import { IMAGE_PIXELS } from "../../shared/image.ts";
 import { MODELS } from "../../shared/nn/models.ts";
 import { parseEndpoint } from "../../shared/sockets.ts";
 import { describeConfig, resolveConfig } from "./options.ts";

@@ -10,6 +10,7 @@ import type { EngineName } from "../../shared/config.ts";
 import type { TensorFlow } from "../../shared/nn/layers.ts";
 import type { Network, NetworkName } from "../../shared/nn/network.ts";
 import type { Engine, EngineOptions, RealShard, Shard } from "./engine.ts";
+import type { TensorAccess } from "./wasm-backend.ts";
 import { loadWasmBackend } from "./wasm-backend.ts";
 
 // tfjs is CommonJS: Node gives its exports as names or only as the default, depending on how the names were found.
@@ -18,21 +19,35 @@ const tf: TensorFlow = "default" in tfModule ? (tfModule.default as TensorFlow) 
 export async function createTfjsEngine(name: EngineName, options: EngineOptions): Promise<Engine> {
   // Without this the cpu backend prints advice to install tfjs-node.
   if (name === "cpu") tf.env().set("IS_NODE", false);
-  if (name === "wasm") await loadWasmBackend(tf);
+  if (name === "wasm") {
+    const access = await loadWasmBackend(tf);
+    tf.enableProdMode();
+    return new TfjsEngine(name, options, access);
+  }
   if (!(await tf.setBackend(name))) throw new Error(`Cannot use engine ${name} as tfjs must start its backend`);
-  await tf.ready();
   tf.enableProdMode();
-  return new TfjsEngine(name, options);
+  return new TfjsEngine(name, options, portableAccess);
 }
+
+/** For a backend whose memory we do not know: its tensors' arrays are its own, and may be read and replaced. */
+const portableAccess: TensorAccess = {
+  read: (tensor, out, offset) => out.set(tensor.dataSync<"float32">(), offset),
+  write: (tensor, values) => tensor.dataSync<"float32">().set(values),
+};
 
 class TfjsEngine implements Engine {
   readonly name: EngineName;
   readonly #options: EngineOptions;
-  readonly #parameters: Record<NetworkName, Tensor[]> = { generator: [], discriminator: [] };
+  readonly #access: TensorAccess;
+  readonly #parameters: Record<NetworkName, readonly Tensor[]>;
 
-  constructor(name: EngineName, options: EngineOptions) {
+  constructor(name: EngineName, options: EngineOptions, access: TensorAccess) {
     this.name = name;
     this.#options = options;
+    this.#access = access;
+    const zeros = (net: Network): readonly Tensor[] => net.parameters.map(({ shape }) => tf.zeros([...shape]));
+    const { generator, discriminator } = options.model;
+    this.#parameters = { generator: zeros(generator), discriminator: zeros(discriminator) };
   }
 
   get description(): string {
@@ -44,11 +59,9 @@ class TfjsEngine implements Engine {
     if (flat.length !== net.numParameters) {
       throw new RangeError(`Cannot set ${name} parameters as there must be ${net.numParameters}: got ${flat.length}`);
     }
-    tf.dispose(this.#parameters[name]);
-    // A copy, because the cpu backend keeps the array itself.
-    this.#parameters[name] = net.parameters.map(({ offset, size, shape }) =>
-      tf.tensor(flat.slice(offset, offset + size), [...shape]),
-    );
+    for (const [i, { offset, size }] of net.parameters.entries()) {
+      this.#access.write(this.#parameters[name][i], flat.subarray(offset, offset + size));
+    }
   }
 
   discriminatorGradient(shard: RealShard, out: Float32Array): void {
@@ -102,8 +115,7 @@ class TfjsEngine implements Engine {
   }
 
   dispose(): void {
-    tf.dispose(this.#parameters.generator);
-    tf.dispose(this.#parameters.discriminator);
+    tf.dispose([...this.#parameters.generator, ...this.#parameters.discriminator]);
   }
 
   #noise({ noise, numSamples }: Shard): Tensor {
@@ -117,9 +129,9 @@ class TfjsEngine implements Engine {
   /** Writes the gradient and, behind it, the loss. @returns Position of the loss in `out`. */
   #gradient(net: Network, loss: (parameters: readonly Tensor[]) => Tensor, out: Float32Array): number {
     const { value, grads } = tf.valueAndGrads((...parameters: Tensor[]) => loss(parameters).asScalar())(
-      this.#parameters[net.name],
+      [...this.#parameters[net.name]],
     );
-    for (const [i, { offset }] of net.parameters.entries()) out.set(grads[i].dataSync<"float32">(), offset);
+    for (const [i, { offset }] of net.parameters.entries()) this.#access.read(grads[i], out, offset);
     out[net.numParameters] = value.dataSync()[0];
     return net.numParameters;
   }

@@ -1,43 +1,164 @@
 /**
- * The tfjs wasm backend, with its one operation that is too slow to train
- * with replaced: a matrix product with a transposed operand runs in a naive
- * loop there, 40 times slower than a transpose and a plain product.
+ * The tfjs wasm backend with our kernels in the places where its own are too
+ * slow to train with: products with a transposed operand (40 times slower),
+ * activations, transposes and sums over rows. They work on the backend's own
+ * memory without a copy, and tfjs's gradients use them too.
  *
  * @module
  */
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
-import type { KernelConfig, Tensor } from "@tensorflow/tfjs";
+import type { KernelConfig, KernelFunc, NamedAttrMap, NamedTensorInfoMap, Tensor, TensorInfo } from "@tensorflow/tfjs";
 import type { TensorFlow } from "../../shared/nn/layers.ts";
+import type { Kernels } from "../kernels/kernels.ts";
+import { loadKernels } from "../kernels/kernels.ts";
 
 const require = createRequire(import.meta.url);
 
-export async function loadWasmBackend(tf: TensorFlow): Promise<void> {
+/** The parts of tfjs's wasm backend that we build on (tfjs 4.22, backend_wasm.ts). */
+interface Backend {
+  readonly wasm: WasmModule;
+  readonly dataIdMap: { get(dataId: object): { readonly memoryOffset: number; readonly id: number } };
+  makeOutput(shape: readonly number[], dtype: "float32"): TensorInfo;
+}
+
+interface WasmModule {
+  readonly HEAPU8: Uint8Array;
+  readonly asm: { readonly memory: WebAssembly.Memory };
+  _malloc(bytes: number): number;
+  _free(pointer: number): void;
+}
+
+/** Copies between flat vectors and tensors without tfjs's detours. */
+export interface TensorAccess {
+  /** Writes a float32 tensor's values to out[offset...]. */
+  read(tensor: Tensor, out: Float32Array, offset: number): void;
+  /** Overwrites a float32 tensor's values. */
+  write(tensor: Tensor, values: Float32Array): void;
+}
+
+/** Makes wasm the backend. @throws {Error} If the runtime has no WASM SIMD. */
+export async function loadWasmBackend(tf: TensorFlow): Promise<TensorAccess> {
   const wasm = (await import("@tensorflow/tfjs-backend-wasm")) as typeof import("@tensorflow/tfjs-backend-wasm");
   wasm.setWasmPaths(join(dirname(require.resolve("@tensorflow/tfjs-backend-wasm")), "/"));
-  replaceTransposedProducts(tf);
-}
-
-interface ProductAttributes {
-  readonly transposeA: boolean;
-  readonly transposeB: boolean;
-}
-
-function replaceTransposedProducts(tf: TensorFlow): void {
-  const stock = tf.getKernel("BatchMatMul", "wasm");
-  const kernelFunc: KernelConfig["kernelFunc"] = (call) => {
-    const { transposeA, transposeB } = call.attrs as unknown as ProductAttributes;
-    const { a, b } = call.inputs as unknown as { readonly a: Tensor; readonly b: Tensor };
-    if ((!transposeA && !transposeB) || a.shape.length !== 2 || b.shape.length !== 2) return stock.kernelFunc(call);
-    const transpose = (x: Tensor): Tensor => tf.engine().runKernel("Transpose", { x }, { perm: [1, 0] });
-    const left = transposeA ? transpose(a) : a;
-    const right = transposeB ? transpose(b) : b;
-    const attrs = { ...call.attrs, transposeA: false, transposeB: false };
-    const product = stock.kernelFunc({ ...call, inputs: { a: left, b: right }, attrs });
-    if (left !== a) left.dispose();
-    if (right !== b) right.dispose();
-    return product;
+  if (!(await tf.setBackend("wasm"))) throw new Error("Cannot use engine wasm as tfjs must start its backend");
+  const backend = tf.backend() as unknown as Backend;
+  const kernels = await loadKernels({ memory: backend.wasm.asm.memory, relaxed: false });
+  new KernelRegistry(tf, backend, kernels).replaceAll();
+  const pointerOf = ({ dataId }: TensorInfo): number => backend.dataIdMap.get(dataId).memoryOffset;
+  return {
+    read(tensor, out, offset) {
+      out.set(new Float32Array(backend.wasm.HEAPU8.buffer, pointerOf(tensor), tensor.size), offset);
+    },
+    write(tensor, values) {
+      new Float32Array(backend.wasm.HEAPU8.buffer, pointerOf(tensor), tensor.size).set(values);
+    },
   };
-  tf.unregisterKernel("BatchMatMul", "wasm");
-  tf.registerKernel({ ...stock, kernelFunc });
+}
+
+type Elementwise = (n: number, x: number, y: number) => void;
+
+class KernelRegistry {
+  readonly #tf: TensorFlow;
+  readonly #backend: Backend;
+  readonly #kernels: Kernels;
+  #scratch = 0;
+  #scratchBytes = 0;
+
+  constructor(tf: TensorFlow, backend: Backend, kernels: Kernels) {
+    this.#tf = tf;
+    this.#backend = backend;
+    this.#kernels = kernels;
+  }
+
+  replaceAll(): void {
+    const { leakyReluForward, tanhForward, sigmoidForward, softplusForward } = this.#kernels;
+    this.#replace("BatchMatMul", (inputs, attrs) => this.#product(inputs, attrs));
+    this.#replace("Transpose", (inputs, attrs) => this.#transpose(inputs, attrs));
+    this.#replace("Sum", (inputs, attrs) => this.#sumOverRows(inputs, attrs));
+    this.#replace("Tanh", ({ x }) => this.#elementwise(x, tanhForward));
+    this.#replace("Sigmoid", ({ x }) => this.#elementwise(x, sigmoidForward));
+    this.#replace("Softplus", ({ x }) => this.#elementwise(x, softplusForward));
+    this.#replace("LeakyRelu", ({ x }, { alpha }) =>
+      this.#elementwise(x, (n, from, to) => leakyReluForward(n, from, to, alpha as number)),
+    );
+  }
+
+  /** @param ours Returns null for what it does not do; the stock kernel does that. */
+  #replace(
+    kernelName: string,
+    ours: (inputs: NamedTensorInfoMap, attrs: NamedAttrMap) => TensorInfo | null,
+  ): void {
+    const stock: KernelConfig | undefined = this.#tf.getKernel(kernelName, "wasm");
+    const kernelFunc: KernelFunc = (call) => {
+      const inputs = call.inputs as NamedTensorInfoMap;
+      const isFloat = Object.values(inputs).every((input) => input?.dtype === "float32");
+      const output = isFloat ? ours(inputs, call.attrs ?? {}) : null;
+      return output ?? stock.kernelFunc(call);
+    };
+    this.#tf.unregisterKernel(kernelName, "wasm");
+    this.#tf.registerKernel({ ...stock, kernelFunc });
+  }
+
+  #product({ a, b }: NamedTensorInfoMap, attrs: NamedAttrMap): TensorInfo | null {
+    // tfjs gives matrices a batch of one.
+    if (a === undefined || b === undefined) return null;
+    const rank = a.shape.length;
+    const isMatrix = (x: TensorInfo): boolean => x.shape.slice(0, -2).every((n) => n === 1);
+    if (!isMatrix(a) || !isMatrix(b) || rank !== b.shape.length) return null;
+    const transA = attrs["transposeA"] === true;
+    const transB = attrs["transposeB"] === true;
+    const [aRows, aColumns] = a.shape.slice(-2);
+    const [bRows, bColumns] = b.shape.slice(-2);
+    const M = transA ? aColumns : aRows;
+    const K = transA ? aRows : aColumns;
+    const N = transB ? bRows : bColumns;
+    const c = this.#output([...a.shape.slice(0, -2), M, N]);
+    const scratch = this.#scratchOf(this.#kernels.gemmScratchBytes(M, K));
+    this.#kernels.gemm({ transA, transB, M, N, K, a: this.#at(a), b: this.#at(b), c: this.#at(c), scratch });
+    return c;
+  }
+
+  #transpose({ x }: NamedTensorInfoMap, attrs: NamedAttrMap): TensorInfo | null {
+    const perm = attrs["perm"] as readonly number[];
+    if (x === undefined || perm.length !== 2 || perm[0] !== 1) return null;
+    const [rows, columns] = x.shape;
+    const y = this.#output([columns, rows]);
+    this.#kernels.transpose(rows, columns, this.#at(x), this.#at(y));
+    return y;
+  }
+
+  #sumOverRows({ x }: NamedTensorInfoMap, attrs: NamedAttrMap): TensorInfo | null {
+    const axis = this.#tf.util.parseAxisParam(attrs["axis"] as number[], x?.shape ?? []);
+    if (x === undefined || x.shape.length !== 2 || axis.length !== 1 || axis[0] !== 0) return null;
+    const [rows, columns] = x.shape;
+    const out = this.#output(attrs["keepDims"] === true ? [1, columns] : [columns]);
+    this.#kernels.columnSums(rows, columns, this.#at(x), this.#at(out));
+    return out;
+  }
+
+  #elementwise(x: TensorInfo | undefined, kernel: Elementwise): TensorInfo | null {
+    if (x === undefined) return null;
+    const y = this.#output(x.shape);
+    kernel(this.#tf.util.sizeFromShape([...x.shape]), this.#at(x), this.#at(y));
+    return y;
+  }
+
+  #output(shape: readonly number[]): TensorInfo {
+    return this.#backend.makeOutput(shape, "float32");
+  }
+
+  #at({ dataId }: TensorInfo): number {
+    return this.#backend.dataIdMap.get(dataId).memoryOffset;
+  }
+
+  /** Workspace that lives as long as the backend and only grows. */
+  #scratchOf(bytes: number): number {
+    if (bytes > this.#scratchBytes) {
+      if (this.#scratch !== 0) this.#backend.wasm._free(this.#scratch);
+      this.#scratch = this.#backend.wasm._malloc(bytes);
+      this.#scratchBytes = bytes;
+    }
+    return this.#scratch;
+  }
 }

@@ -1,0 +1,236 @@
+/**
+ * The data that a run trains on: found in a folder, downloaded, or drawn.
+ * A corrupt or foreign file is an error, never a reason to train on something
+ * else; only `auto` without any MNIST within reach falls back, and says so loudly.
+ *
+ * @module
+ */
+import { homedir } from "node:os";
+import { join } from "node:path";
+import type { DatasetChoice } from "../../shared/config.ts";
+import { DatasetError } from "../../shared/errors.ts";
+import { IMAGE_PIXELS } from "../../shared/image.ts";
+import { downloadDataFile, exists, parseMirror } from "./download-dataset.ts";
+import type { MirrorOptions } from "./download-dataset.ts";
+import { findTrainFiles, readBytes } from "./files.ts";
+import type { TrainPaths } from "./files.ts";
+import { PUBLISHED_DATASETS, readDataFile, sha256Hex, trainFiles } from "./sources.ts";
+import type { Advice, PublishedDataset } from "./sources.ts";
+import { syntheticDigits } from "./synthetic.ts";
+
+export { downloadDataset } from "./download-dataset.ts";
+export type { DownloadDatasetOptions, DownloadedFile, DownloadProgress } from "./download-dataset.ts";
+
+export interface Dataset {
+  readonly name: "mnist" | "fashion-mnist" | "synthetic";
+  readonly numImages: number;
+  /** 784. */
+  readonly imagePixels: number;
+  /** (numImages, 784) uint8, row-major, over a SharedArrayBuffer so that a thread pool reads it without a copy. */
+  readonly pixels: Uint8Array;
+  /** (numImages,) uint8, 0..9. */
+  readonly labels: Uint8Array;
+  /** SHA-256 (hex) of pixels: a resumed run must see the same data. */
+  readonly sha256: string;
+  /** Where it came from, for the log. */
+  readonly source: string;
+}
+
+export interface LoadOptions extends MirrorOptions {
+  readonly dataset: DatasetChoice;
+  /** Folder of the user's files, or null to use the cache. Nothing is ever downloaded into it by loading. */
+  readonly dataDir: string | null;
+  /** Folder that holds one folder per data set; default defaultCacheDir(). */
+  readonly cacheDir?: string;
+  /** Whether files in dataDir must have the published SHA-256; default true. Files in the cache always must. */
+  readonly verify?: boolean;
+}
+
+/** The synthetic data set is a constant, like MNIST; the seed of a run only shuffles it. */
+const SYNTHETIC_SEED = 0;
+const SYNTHETIC_COUNT = 60_000;
+
+/** Folder for downloads: as the XDG specification, Apple's and Microsoft's guidelines have it. */
+export function defaultCacheDir(): string {
+  const { XDG_CACHE_HOME, LOCALAPPDATA } = process.env;
+  // An empty variable counts as unset (XDG Base Directory Specification).
+  if (XDG_CACHE_HOME) return join(XDG_CACHE_HOME, "lockstep");
+  if (process.platform === "darwin") return join(homedir(), "Library", "Caches", "lockstep");
+  if (process.platform === "win32")
+    return join(LOCALAPPDATA || join(homedir(), "AppData", "Local"), "lockstep");
+  return join(homedir(), ".cache", "lockstep");
+}
+
+/**
+ * Loads the training images and labels.
+ *
+ * @throws {DatasetError} If the data set is missing and cannot be downloaded (`auto` then warns and draws digits
+ *   instead), or if a file is corrupt, malformed or not the published one. The message says what to do.
+ * @throws The signal's reason, if it is aborted during a download.
+ */
+export async function loadDataset(options: LoadOptions): Promise<Dataset> {
+  options.signal?.throwIfAborted();
+  // Here, so that a mistyped mirror is an error under `auto` too.
+  options.mirrors?.forEach(parseMirror);
+  switch (options.dataset) {
+    case "synthetic":
+      return drawSynthetic();
+    case "mnist":
+    case "fashion-mnist": {
+      const dataset = PUBLISHED_DATASETS[options.dataset];
+      if (options.dataDir === null) return loadFromCache(dataset, options);
+      const search = await findTrainFiles(options.dataDir, dataset);
+      if (search.type === "found") return readFromDataDir(dataset, search.paths, options);
+      throw new DatasetError(
+        `Cannot load ${dataset.name} from ${options.dataDir} as it must hold ${trainFileNames(dataset)}, packed or not: ` +
+          `got ${search.text}; copy them there, or run ` +
+          `\`npx lockstep download --dataset ${dataset.name} --data-dir ${options.dataDir}\``,
+      );
+    }
+    case "auto":
+      return loadAuto(options);
+  }
+}
+
+/** MNIST from dataDir, from the cache or from a mirror; synthetic digits if it is nowhere. */
+async function loadAuto(options: LoadOptions): Promise<Dataset> {
+  const dataset = PUBLISHED_DATASETS.mnist;
+  if (options.dataDir !== null) {
+    const search = await findTrainFiles(options.dataDir, dataset);
+    if (search.type === "found") return readFromDataDir(dataset, search.paths, options);
+    options.onLog("warn", `--data-dir does not hold MNIST (${search.text}): looking in the cache`);
+  }
+  try {
+    // The warning below has its own advice.
+    await fillCache(dataset, { ...options, advice: "" });
+  } catch (error) {
+    if (!(error instanceof DatasetError)) throw error;
+    options.onLog("warn", fallbackWarning(error));
+    return drawSynthetic();
+  }
+  // Outside of the try: a corrupt file in the cache is an error.
+  return loadFromCache(dataset, options);
+}
+
+function fallbackWarning(error: DatasetError): string {
+  return [
+    "TRAINING ON SYNTHETIC DIGITS, NOT ON MNIST: losses and pictures cannot be compared with those of MNIST",
+    "Why MNIST could not be had:",
+    ...error.message.split("\n").map((line) => `  ${line}`),
+    "How to train on MNIST:",
+    "  npx lockstep download          (on a machine with a network), or copy its files into a folder DIR",
+    "  npx lockstep train --dataset mnist [--data-dir DIR]",
+    "To train on synthetic digits without this warning: --dataset synthetic",
+  ].join("\n");
+}
+
+function trainFileNames(dataset: PublishedDataset): string {
+  const { images, labels } = trainFiles(dataset);
+  return `${images.archiveName} and ${labels.archiveName}`;
+}
+
+function cacheFolder(dataset: PublishedDataset, options: LoadOptions): string {
+  return join(options.cacheDir ?? defaultCacheDir(), dataset.name);
+}
+
+/** Downloads what the cache lacks of the training files; a file already there is not looked into. */
+async function fillCache(
+  dataset: PublishedDataset,
+  options: LoadOptions & { readonly advice?: string },
+): Promise<TrainPaths> {
+  const folder = cacheFolder(dataset, options);
+  const search = await findTrainFiles(folder, dataset);
+  if (search.type === "found") return search.paths;
+  const { images, labels } = trainFiles(dataset);
+  const paths = { images: join(folder, images.archiveName), labels: join(folder, labels.archiveName) };
+  options.onLog("info", `Downloading the training files of ${dataset.name} into ${folder}`);
+  for (const kind of ["images", "labels"] as const) {
+    // An earlier try may have got one of them.
+    if (!(await exists(paths[kind]))) {
+      await downloadDataFile(dataset, trainFiles(dataset)[kind], paths[kind], options);
+    }
+  }
+  return paths;
+}
+
+async function loadFromCache(dataset: PublishedDataset, options: LoadOptions): Promise<Dataset> {
+  const again = `run \`npx lockstep download --dataset ${dataset.name}\` to fetch it again`;
+  return readTrainFiles(dataset, await fillCache(dataset, options), true, {
+    malformed: again,
+    mismatch: again,
+  });
+}
+
+async function readFromDataDir(
+  dataset: PublishedDataset,
+  paths: TrainPaths,
+  options: LoadOptions,
+): Promise<Dataset> {
+  const replace = `replace it with the published file, or leave --data-dir out to use the download cache`;
+  return readTrainFiles(dataset, paths, options.verify ?? true, {
+    malformed: replace,
+    mismatch: `${replace}, or pass --no-verify-data for data of your own`,
+  });
+}
+
+async function readTrainFiles(
+  dataset: PublishedDataset,
+  paths: TrainPaths,
+  verify: boolean,
+  advice: Advice,
+): Promise<Dataset> {
+  const files = trainFiles(dataset);
+  const images = readDataFile(await readBytes(paths.images), files.images, {
+    path: paths.images,
+    verify,
+    advice,
+  });
+  const labels = readDataFile(await readBytes(paths.labels), files.labels, {
+    path: paths.labels,
+    verify,
+    advice,
+  });
+  const numImages = images.shape[0];
+  if (labels.shape[0] !== numImages) {
+    throw new DatasetError(
+      `Cannot use ${paths.labels} as it must have one label for each of ${numImages} images: got ${labels.shape[0]}`,
+    );
+  }
+  const outside = labels.data.findIndex((label) => label > 9);
+  if (outside !== -1) {
+    throw new DatasetError(
+      `Cannot use ${paths.labels} as labels must be in 0..9: got ${labels.data[outside]} for image ${outside}`,
+    );
+  }
+  return shareDataset(dataset.name, images.data, labels.data, paths.images);
+}
+
+function drawSynthetic(): Dataset {
+  const { pixels, labels } = syntheticDigits({ seed: SYNTHETIC_SEED, count: SYNTHETIC_COUNT });
+  return shareDataset(
+    "synthetic",
+    pixels,
+    labels,
+    `${SYNTHETIC_COUNT} digits drawn with seed ${SYNTHETIC_SEED}`,
+  );
+}
+
+function shareDataset(
+  name: Dataset["name"],
+  pixels: Uint8Array,
+  labels: Uint8Array,
+  source: string,
+): Dataset {
+  const shared = new Uint8Array(new SharedArrayBuffer(pixels.length));
+  shared.set(pixels);
+  return {
+    name,
+    numImages: labels.length,
+    imagePixels: IMAGE_PIXELS,
+    pixels: shared,
+    // A copy, as a view would keep the whole file in memory.
+    labels: Uint8Array.from(labels),
+    sha256: sha256Hex(pixels),
+    source,
+  };
+}

@@ -1,0 +1,112 @@
+import { cp, mkdir, readdir, readFile, truncate, writeFile } from "node:fs/promises";
+import { join } from "node:path";
+import t from "tap";
+import {
+  listCheckpoints,
+  loadCheckpoint,
+  loadNewest,
+  removeTemporaries,
+  saveCheckpoint,
+  stateOf,
+} from "../../coordinator/checkpoint-store.ts";
+import { encodeCheckpoint, MANIFEST_FILE } from "../../shared/checkpoint.ts";
+import { parseRunConfig } from "../../shared/config.ts";
+import { CheckpointError } from "../../shared/errors.ts";
+import { dense } from "../../shared/nn/layers.ts";
+import { network } from "../../shared/nn/network.ts";
+
+const model = {
+  generator: network("generator", 2, [dense(2, 3)]),
+  discriminator: network("discriminator", 3, [dense(3, 1)]),
+};
+
+function contents(globalStep: number): ReadonlyMap<string, Uint8Array> {
+  const vectors = (n: number) => {
+    const filled = (x: number): Float32Array => new Float32Array(n).fill(x + globalStep);
+    return { parameters: filled(0.5), m: filled(0.25), v: filled(0.125), step: globalStep };
+  };
+  const state = {
+    generator: vectors(model.generator.numParameters),
+    discriminator: vectors(model.discriminator.numParameters),
+  };
+  const meta = {
+    globalStep,
+    config: parseRunConfig({ workers: 1, maxSteps: 10 }),
+    dataset: { name: "mnist", numImages: 10, sha256: "0".repeat(64) },
+    dataPosition: { samples: 0, epoch: 0, positionInEpoch: 0 },
+  };
+  return encodeCheckpoint(model, state, meta, new Date());
+}
+
+t.test("saveCheckpoint() keeps the newest and leaves nothing temporary", async (t) => {
+  const directory = join(t.testdir(), "checkpoints");
+  for (const step of [5, 10, 100_000_000, 15]) await saveCheckpoint(directory, step, contents(step), 3);
+  t.same(
+    (await listCheckpoints(directory)).map((c) => c.globalStep),
+    [100_000_000, 15, 10],
+  );
+  t.notOk((await readdir(directory)).some((name) => name.startsWith(".")));
+  const loaded = await loadNewest(directory, () => t.fail("nothing is damaged"));
+  t.equal(stateOf(loaded, model).generator.step, 100_000_000);
+});
+
+t.test("saveCheckpoint() that fails leaves the others whole and nothing temporary", async (t) => {
+  const directory = t.testdir();
+  await saveCheckpoint(directory, 1, contents(1), 3);
+  const broken = new Map([...contents(2), ["no/such/folder", new Uint8Array(1)]]);
+  await t.rejects(saveCheckpoint(directory, 2, broken, 3), { code: "ENOENT" });
+  t.same(await readdir(directory), ["step-00000001"]);
+});
+
+t.test("loadNewest() names a damaged checkpoint and takes the one before it", async (t) => {
+  const directory = t.testdir();
+  for (const step of [1, 2, 3, 4, 5]) await saveCheckpoint(directory, step, contents(step), 9);
+  const path = (step: number, file: string): string => join(directory, `step-0000000${step}`, file);
+  await truncate(path(5, MANIFEST_FILE), 100);
+  const bytes = await readFile(path(4, "generator.safetensors"));
+  bytes[bytes.length - 2] ^= 4;
+  await writeFile(path(4, "generator.safetensors"), bytes);
+  await truncate(path(3, "discriminator-optimizer.safetensors"), 3);
+  await cp(path(1, "generator.safetensors"), path(2, "generator.safetensors"));
+  const reasons: string[] = [];
+  const loaded = await loadNewest(directory, (reason) => reasons.push(reason));
+  t.equal(loaded.manifest.globalStep, 1);
+  t.match(reasons, [
+    /step-00000005 is damaged.*manifest\.json/,
+    /step-00000004 is damaged.*generator\.safetensors.*SHA-256/,
+    /step-00000003 is damaged.*discriminator-optimizer\.safetensors.*bytes/,
+    /step-00000002 is damaged.*generator\.safetensors/,
+  ]);
+});
+
+t.test("loadNewest() stops at another format instead of taking an older checkpoint", async (t) => {
+  const directory = t.testdir();
+  for (const step of [1, 2]) await saveCheckpoint(directory, step, contents(step), 9);
+  const path = join(directory, "step-00000002", MANIFEST_FILE);
+  await writeFile(path, (await readFile(path, "utf8")).replace('"formatVersion": 1', '"formatVersion": 9'));
+  await t.rejects(
+    loadNewest(directory, () => undefined),
+    { name: "CheckpointError", incompatible: true },
+  );
+});
+
+t.test("loadNewest() says when there is none, or none that is whole", async (t) => {
+  const directory = t.testdir();
+  await t.rejects(
+    loadNewest(join(directory, "none"), () => undefined),
+    /Cannot find a checkpoint/,
+  );
+  await mkdir(join(directory, "step-00000001"));
+  await t.rejects(
+    loadNewest(directory, () => undefined),
+    /all 1 are damaged/,
+  );
+  await t.rejects(loadCheckpoint(join(directory, "step-00000001")), CheckpointError);
+});
+
+t.test("removeTemporaries() removes what a killed coordinator left, and only that", async (t) => {
+  const directory = t.testdir({ ".tmp-step-00000009-77": { a: "x" } });
+  await saveCheckpoint(directory, 1, contents(1), 3);
+  await removeTemporaries(directory);
+  t.same(await readdir(directory), ["step-00000001"]);
+});

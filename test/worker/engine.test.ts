@@ -1,0 +1,234 @@
+import t from "tap";
+import type { EngineName } from "../../shared/config.ts";
+import { ENGINE_NAMES } from "../../shared/config.ts";
+import { dense, leakyRelu, sigmoid, tanh } from "../../shared/nn/layers.ts";
+import type { Layer } from "../../shared/nn/layers.ts";
+import type { Model } from "../../shared/nn/models.ts";
+import { MODELS } from "../../shared/nn/models.ts";
+import type { Network } from "../../shared/nn/network.ts";
+import { initialParameters, network } from "../../shared/nn/network.ts";
+import { OBJECTIVES } from "../../shared/nn/objectives.ts";
+import type { Engine } from "../../worker/engine/engine.ts";
+import { createEngine } from "../../worker/engine/engine.ts";
+import { HostMemory } from "../../worker/host-memory.ts";
+import { initialReplica, replicaLengths } from "../../worker/replica.ts";
+import { StepBuffers, trainStep, trainingNoise, vectorLength } from "../../worker/train-step.ts";
+import { parseRunConfig } from "../../shared/config.ts";
+import { phasesOfStep } from "../../shared/phases.ts";
+import { addInJavaScript } from "../../shared/tree-sum.ts";
+import * as reference from "../reference/float64-gan.ts";
+import { mulberry32 } from "../reference/mulberry32.ts";
+
+const objective = OBJECTIVES["non-saturating"];
+
+/** The reference's declaration of one of our networks, from its description. */
+function referenceNetwork(net: Network): reference.Network {
+  const layers: readonly Layer[] = net.probability === null ? net.layers : [...net.layers, net.probability];
+  return layers.map(({ description }): reference.Layer => {
+    const [, type, args] = /^(\w+)(?:\((.*)\))?$/.exec(description) ?? [];
+    const numbers = (args ?? "").split(", ").map(Number);
+    switch (type) {
+      case "dense":
+        return { type, in: numbers[0], out: numbers[1] };
+      case "leakyRelu":
+        return { type, alpha: numbers[0] };
+      case "tanh":
+      case "sigmoid":
+        return { type };
+      default:
+        throw new Error(`The reference has no layer ${description}`);
+    }
+  });
+}
+
+const small: Model = {
+  generator: network("generator", 5, [dense(5, 7), leakyRelu(0.2), dense(7, 6), sigmoid(), dense(6, 12), tanh()]),
+  discriminator: network("discriminator", 12, [dense(12, 9), leakyRelu(0.2), dense(9, 4), tanh(), dense(4, 1)], sigmoid()),
+};
+
+function maxError(actual: Float32Array, expected: Float64Array): number {
+  let scale = 0;
+  let error = 0;
+  for (let i = 0; i < expected.length; i++) {
+    scale = Math.max(scale, Math.abs(expected[i]));
+    error = Math.max(error, Math.abs(actual[i] - expected[i]));
+  }
+  return error / scale;
+}
+
+function inputs(model: Model, numSamples: number, seed: number) {
+  const random = mulberry32(seed);
+  const noise = Float32Array.from(random.normals(numSamples * model.generator.numInputs));
+  const pixels = Uint8Array.from({ length: numSamples * model.discriminator.numInputs }, () => random.uniform() * 256);
+  return { noise, pixels };
+}
+
+async function engineWith(name: EngineName, model: Model, seed: number): Promise<{ engine: Engine; g: Float32Array; d: Float32Array }> {
+  const engine = await createEngine({ engine: name }, { model, objective });
+  const g = initialParameters(model.generator, seed);
+  const d = initialParameters(model.discriminator, seed);
+  engine.setParameters("generator", g);
+  engine.setParameters("discriminator", d);
+  return { engine, g, d };
+}
+
+for (const name of ENGINE_NAMES) {
+  t.test(`${name}: gradients and metrics of both objectives agree with the float64 reference`, async (t) => {
+    for (const [model, numSamples] of [
+      [small, 1],
+      [small, 7],
+      [MODELS.mlp({ latentDim: 100, imagePixels: 784 }), 3],
+    ] as const) {
+      const { engine, g, d } = await engineWith(name, model, 4);
+      const { noise, pixels } = inputs(model, numSamples, 8);
+      const common = {
+        generator: referenceNetwork(model.generator),
+        discriminator: referenceNetwork(model.discriminator),
+        gParams: Float64Array.from(g),
+        dParams: Float64Array.from(d),
+        noise_BL: Float64Array.from(noise),
+      };
+      const dOut = new Float32Array(vectorLength(model, "discriminator"));
+      engine.discriminatorGradient({ numSamples, globalBatchSize: numSamples, noise, pixels }, dOut);
+      const dExpected = reference.discriminatorGradient({ ...common, real_BD: reference.pixelsToReal(pixels) });
+      t.ok(maxError(dOut, dExpected.gradient) < 2e-5, `discriminator, ${maxError(dOut, dExpected.gradient)}`);
+      const dMetrics = [dExpected.loss, dExpected.meanRealProbability, dExpected.meanFakeProbability];
+      t.ok(maxError(dOut.slice(-3), Float64Array.from(dMetrics)) < 1e-6, "its metrics");
+      const gOut = new Float32Array(vectorLength(model, "generator"));
+      engine.generatorGradient({ numSamples, globalBatchSize: numSamples, noise }, gOut);
+      const gExpected = reference.generatorGradient(common);
+      t.ok(maxError(gOut, gExpected.gradient) < 2e-5, `generator, ${maxError(gOut, gExpected.gradient)}`);
+      const gMetrics = [gExpected.loss, gExpected.meanFakeProbability];
+      t.ok(maxError(gOut.slice(-2), Float64Array.from(gMetrics)) < 1e-6, "its metrics");
+      engine.dispose();
+    }
+  });
+
+  t.test(`${name}: the gradient of every layer agrees with finite differences of the float64 reference`, async (t) => {
+    for (const layer of [leakyRelu(0.2), tanh(), sigmoid()]) {
+      const model: Model = {
+        generator: network("generator", 3, [dense(3, 4), layer, dense(4, 5)]),
+        discriminator: network("discriminator", 5, [dense(5, 3), layer, dense(3, 1)], sigmoid()),
+      };
+      const { engine, g, d } = await engineWith(name, model, 2);
+      const { noise, pixels } = inputs(model, 4, 3);
+      const lossAt = (phase: "generator" | "discriminator", gParams: Float64Array, dParams: Float64Array): number => {
+        const common = {
+          generator: referenceNetwork(model.generator),
+          discriminator: referenceNetwork(model.discriminator),
+          gParams,
+          dParams,
+          noise_BL: Float64Array.from(noise),
+        };
+        return phase === "generator"
+          ? reference.generatorGradient(common).loss
+          : reference.discriminatorGradient({ ...common, real_BD: reference.pixelsToReal(pixels) }).loss;
+      };
+      for (const phase of ["generator", "discriminator"] as const) {
+        const out = new Float32Array(vectorLength(model, phase));
+        if (phase === "generator") engine.generatorGradient({ numSamples: 4, globalBatchSize: 4, noise }, out);
+        else engine.discriminatorGradient({ numSamples: 4, globalBatchSize: 4, noise, pixels }, out);
+        const own = phase === "generator" ? g : d;
+        const differences = Float64Array.from(own, (_, i) => {
+          const at = (h: number): number => {
+            const moved = Float64Array.from(own);
+            moved[i] += h;
+            return phase === "generator"
+              ? lossAt(phase, moved, Float64Array.from(d))
+              : lossAt(phase, Float64Array.from(g), moved);
+          };
+          return (at(1e-5) - at(-1e-5)) / 2e-5;
+        });
+        t.ok(maxError(out, differences) < 2e-5, `${layer.description}, ${phase}: ${maxError(out, differences)}`);
+      }
+      engine.dispose();
+    }
+  });
+
+  t.test(`${name}: gradients of shards add up to the gradient of the batch`, async (t) => {
+    const { engine } = await engineWith(name, small, 6);
+    const { noise, pixels } = inputs(small, 8, 5);
+    const length = vectorLength(small, "discriminator");
+    const whole = new Float32Array(length);
+    engine.discriminatorGradient({ numSamples: 8, globalBatchSize: 8, noise, pixels }, whole);
+    const sum = new Float32Array(length);
+    for (const [start, end] of [
+      [0, 3],
+      [3, 8],
+    ]) {
+      const out = new Float32Array(length);
+      const shard = { numSamples: end - start, globalBatchSize: 8 };
+      const slice = { noise: noise.slice(start * 5, end * 5), pixels: pixels.slice(start * 12, end * 12) };
+      engine.discriminatorGradient({ ...shard, ...slice }, out);
+      addInJavaScript(sum, sum, out);
+    }
+    t.ok(maxError(sum, Float64Array.from(whole)) < 1e-6);
+    engine.dispose();
+  });
+
+  t.test(`${name}: three full steps of the reference model agree with the float64 implementation`, async (t) => {
+    const config = parseRunConfig({ workers: 1, maxSteps: 3, globalBatchSize: 16, engine: name, seed: 11 });
+    const model = MODELS.mlp({ latentDim: 100, imagePixels: 784 });
+    const engine = await createEngine(config, { model, objective });
+    const memory = await HostMemory.create([...replicaLengths(model), ...StepBuffers.lengths(model, phasesOfStep(1), 4)]);
+    const replica = initialReplica(model, config.seed, memory);
+    engine.setParameters("generator", replica.generator.parameters);
+    engine.setParameters("discriminator", replica.discriminator.parameters);
+    const before = replica.generator.parameters.slice();
+    let expected = reference.initGan({
+      generator: referenceNetwork(model.generator),
+      discriminator: referenceNetwork(model.discriminator),
+      gParams: Float64Array.from(replica.generator.parameters),
+      dParams: Float64Array.from(replica.discriminator.parameters),
+    });
+    const buffers = new StepBuffers(model, phasesOfStep(1), 4, memory);
+    const all = { start: 0, end: 16 };
+    for (let globalStep = 0; globalStep < 3; globalStep++) {
+      const { pixels } = inputs(model, 16, globalStep);
+      const { metrics } = await trainStep(
+        {
+          config,
+          model,
+          engine,
+          replica,
+          rank: 0,
+          worldSize: 1,
+          memory,
+          allReduce: async (_step, _phase, [partial], result) => result.set(partial.values),
+          breathe: async () => undefined,
+          onPhase: () => undefined,
+        },
+        buffers,
+        globalStep,
+        pixels,
+      );
+      const hyper = { learningRate: config.learningRate, beta1: config.beta1, beta2: config.beta2 };
+      const result = reference.trainStep(
+        expected,
+        {
+          real_BD: reference.pixelsToReal(pixels),
+          noiseD_BL: Float64Array.from(trainingNoise(config.seed, 100, globalStep, 0, all)),
+          noiseG_BL: Float64Array.from(trainingNoise(config.seed, 100, globalStep, 1, all)),
+        },
+        { generator: hyper, discriminator: hyper },
+      );
+      expected = result.state;
+      t.ok(Math.abs(metrics.discriminatorLoss - result.discriminatorLoss) < 2e-5, `D loss of step ${globalStep}`);
+      t.ok(Math.abs(metrics.generatorLoss - result.generatorLoss) < 2e-5, `G loss of step ${globalStep}`);
+      t.ok(Math.abs(metrics.realProbability - result.meanRealProbability) < 2e-5, "D(x)");
+      t.ok(Math.abs(metrics.fakeProbability - result.meanFakeProbability) < 2e-5, "D(G(z))");
+    }
+    // Adam's first steps have the size of the learning rate whatever the gradient's size, so parameters whose
+    // gradient is nearly zero may step either way; the bulk must agree far better than one step's size.
+    for (const [actual, wanted] of [
+      [replica.generator.parameters, expected.gParams],
+      [replica.discriminator.parameters, expected.dParams],
+    ] as const) {
+      const errors = Float64Array.from(actual, (p, i) => Math.abs(p - wanted[i])).sort();
+      t.ok(errors[Math.floor(0.99 * errors.length)] < 0.02 * config.learningRate, "99 % of parameters");
+      t.ok(errors[errors.length - 1] < 6.1 * config.learningRate, "all parameters");
+    }
+    t.ok(replica.generator.parameters.some((p, i) => p !== before[i]), "training changes parameters");
+    engine.dispose();
+  });
+}
