@@ -62,7 +62,9 @@ export class BatchStream {
         const globalStep = this.#next;
         this.#next += 1;
         const parts = await Promise.all(
-          Array.from({ length: worldSize }, (_, rank) => assemble(taskOf(config, worldSize, rank, globalStep))),
+          Array.from({ length: worldSize }, (_, rank) =>
+            assemble(taskOf(config, worldSize, rank, globalStep)),
+          ),
         );
         for (const [rank, batch] of parts.entries()) send(rank, globalStep, batch);
       }
@@ -73,7 +75,12 @@ export class BatchStream {
 }
 
 /** What a rank needs for a step: its samples of each discriminator phase, in the run's stream of images. */
-export function taskOf(config: TrainingConfig, worldSize: number, rank: number, globalStep: number): BatchTask {
+export function taskOf(
+  config: TrainingConfig,
+  worldSize: number,
+  rank: number,
+  globalStep: number,
+): BatchTask {
   const { globalBatchSize, shards, discriminatorSteps } = config;
   const own = rankSamples(globalBatchSize, shards, worldSize, rank);
   const first = globalStep * samplesPerStep(config);

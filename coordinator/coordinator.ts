@@ -110,7 +110,9 @@ export class Coordinator {
       workerData: data,
     });
     this.#metrics = createWriteStream(paths.metrics, { flags: "a" });
-    this.#metrics.on("error", (error) => options.reporter.log("error", `Cannot write metrics: ${error.message}`));
+    this.#metrics.on("error", (error) =>
+      options.reporter.log("error", `Cannot write metrics: ${error.message}`),
+    );
     this.#savedStep = checkpoint?.globalStep ?? null;
     this.#receivedState = this.#savedStep;
     this.#receivedPicture = this.#savedStep;
@@ -135,7 +137,9 @@ export class Coordinator {
       endpoint,
     };
     this.#state = initialState(this.#membershipConfig, performance.now());
-    receiveAll(this.#control, (frames) => this.#receiveControl(frames)).catch((e: unknown) => this.#broken(e));
+    receiveAll(this.#control, (frames) => this.#receiveControl(frames)).catch((e: unknown) =>
+      this.#broken(e),
+    );
     receiveAll(this.#bulk, (frames) => this.#receiveBulk(frames)).catch((e: unknown) => this.#broken(e));
     this.#timers = [
       setInterval(() => this.#input({ type: "tick" }), TICK_MS),
@@ -233,7 +237,8 @@ export class Coordinator {
 
   #receiveControl(frames: Buffer[]): void {
     this.#guarded(frames, () => {
-      if (frames.length !== 2) throw new ProtocolError(`Cannot use control message of ${frames.length} frames`);
+      if (frames.length !== 2)
+        throw new ProtocolError(`Cannot use control message of ${frames.length} frames`);
       const message = parseWorkerMessage(decodeHeader(frames[1]));
       this.#input({ type: "message", from: frames[0].toString("latin1"), message });
     });
@@ -245,7 +250,9 @@ export class Coordinator {
       const from = frames[0].toString("latin1");
       const rank = this.#state.members.findIndex((m) => m.incarnation === from);
       if (rank < 0 || message.generation !== this.#state.generation) {
-        throw new ProtocolError(`Cannot use "${message.type}" of generation ${message.generation} from rank ${rank}`);
+        throw new ProtocolError(
+          `Cannot use "${message.type}" of generation ${message.generation} from rank ${rank}`,
+        );
       }
       const payload = frames.slice(2);
       switch (message.type) {
@@ -269,7 +276,11 @@ export class Coordinator {
       if (!(error instanceof ProtocolError)) return this.#broken(error);
       this.#numRefused += 1;
       if (this.#numRefused <= 10) {
-        const from = frames[0]?.toString("latin1").replace(/[^\x20-\x7e]/g, "?").slice(0, 40) ?? "";
+        const from =
+          frames[0]
+            ?.toString("latin1")
+            .replace(/[^\x20-\x7e]/g, "?")
+            .slice(0, 40) ?? "";
         this.#options.reporter.log("warn", `Refused a message from ${from}: ${describeError(error)}`);
       }
     }
@@ -279,7 +290,11 @@ export class Coordinator {
     const { checkpoint } = this.#options;
     if (checkpoint === null) return;
     const { generator, discriminator } = checkpoint.state;
-    const frames = [generator, discriminator].flatMap((n) => [bytesOf(n.parameters), bytesOf(n.m), bytesOf(n.v)]);
+    const frames = [generator, discriminator].flatMap((n) => [
+      bytesOf(n.parameters),
+      bytesOf(n.m),
+      bytesOf(n.v),
+    ]);
     const header: CoordinatorBulkMessage = {
       type: "state",
       generation: this.#state.generation,
@@ -333,13 +348,20 @@ export class Coordinator {
   }
 
   #saveState(
-    message: { readonly globalStep: number; readonly generatorSteps: number; readonly discriminatorSteps: number },
+    message: {
+      readonly globalStep: number;
+      readonly generatorSteps: number;
+      readonly discriminatorSteps: number;
+    },
     payload: readonly Buffer[],
   ): void {
     const { config, dataset, paths, reporter } = this.#options;
     const model = this.#model();
-    const lengths = [model.generator, model.discriminator].flatMap((n) => Array<number>(3).fill(n.numParameters));
-    if (payload.length !== lengths.length) throw new ProtocolError(`Cannot save state of ${payload.length} frames`);
+    const lengths = [model.generator, model.discriminator].flatMap((n) =>
+      Array<number>(3).fill(n.numParameters),
+    );
+    if (payload.length !== lengths.length)
+      throw new ProtocolError(`Cannot save state of ${payload.length} frames`);
     const [gp, gm, gv, dp, dm, dv] = payload.map((frame, i) => floatsOf(frame, lengths[i]));
     const { globalStep } = message;
     this.#receivedState = globalStep;
@@ -401,7 +423,8 @@ export class Coordinator {
 
   #checkSaved(): void {
     const { globalStep } = this.#state;
-    if (!this.#isTrained || this.#receivedState !== globalStep || this.#receivedPicture !== globalStep) return;
+    if (!this.#isTrained || this.#receivedState !== globalStep || this.#receivedPicture !== globalStep)
+      return;
     void Promise.all([this.#saving, this.#picturing]).then(() => {
       if (this.#savedStep === globalStep) return this.#input({ type: "saved" });
       const reason = `The checkpoint of step ${globalStep} could not be written`;

@@ -34,7 +34,16 @@ export function launchWorkers({ numWorkers, endpoint, onLine, onExit }: LaunchOp
     const workerId = `worker-${String(i).padStart(width, "0")}`;
     const child = spawn(
       process.execPath,
-      [...process.execArgv, command, "worker", "--coordinator", endpoint, "--worker-id", workerId, "--managed"],
+      [
+        ...process.execArgv,
+        command,
+        "worker",
+        "--coordinator",
+        endpoint,
+        "--worker-id",
+        workerId,
+        "--managed",
+      ],
       { stdio: ["pipe", "pipe", "pipe"] },
     );
     // The pipe breaks when the worker ends first.

@@ -163,7 +163,11 @@ function join(
       state,
       effects: [
         { type: "send", to: from, message: { type: "refuse", reason: refusal } },
-        { type: "log", level: "warn", text: `Refused worker "${message.workerId}" on ${message.host}: ${refusal}` },
+        {
+          type: "log",
+          level: "warn",
+          text: `Refused worker "${message.workerId}" on ${message.host}: ${refusal}`,
+        },
       ],
     };
   }
@@ -190,25 +194,23 @@ function join(
   if (members.length < config.run.workers) return { state: next, effects: [joined] };
   const generation = state.generation + 1;
   const peers = members.map(({ workerId, dataEndpoint }, rank) => ({ rank, workerId, dataEndpoint }));
-  const starts = members.map(
-    ({ incarnation }, rank): Effect => ({
-      type: "send",
-      to: incarnation,
-      message: {
-        type: "start",
-        generation,
-        rank,
-        worldSize: members.length,
-        peers,
-        globalStep: state.globalStep,
-        endStep: state.endStep,
-        numImages: config.numImages,
-        stateFrom: config.stateFrom,
-        bulkPort: config.bulkPort,
-        config: config.run,
-      },
-    }),
-  );
+  const starts = members.map(({ incarnation }, rank): Effect => ({
+    type: "send",
+    to: incarnation,
+    message: {
+      type: "start",
+      generation,
+      rank,
+      worldSize: members.length,
+      peers,
+      globalStep: state.globalStep,
+      endStep: state.endStep,
+      numImages: config.numImages,
+      stateFrom: config.stateFrom,
+      bulkPort: config.bulkPort,
+      config: config.run,
+    },
+  }));
   return { state: { ...next, status: "starting", generation }, effects: [joined, ...starts] };
 }
 
@@ -244,7 +246,10 @@ function fromMember(
 ): Transition {
   const member = state.members.find((m) => m.incarnation === from);
   if (member === undefined) {
-    return { state, effects: [{ type: "log", level: "warn", text: `Ignored "${message.type}" from an unknown worker` }] };
+    return {
+      state,
+      effects: [{ type: "log", level: "warn", text: `Ignored "${message.type}" from an unknown worker` }],
+    };
   }
   if (message.type === "failed") {
     const text = `Worker "${member.workerId}" (rank ${rankOf(state, member)}, pid ${member.pid} on ${member.host}) failed: ${message.reason}`;
@@ -252,7 +257,10 @@ function fromMember(
   }
   if (message.generation !== state.generation && message.type !== "heartbeat") {
     const text = `Ignored "${message.type}" of generation ${message.generation} from "${member.workerId}": now ${state.generation}`;
-    return { state: update(state, member, { lastSeenMs: nowMs }), effects: [{ type: "log", level: "warn", text }] };
+    return {
+      state: update(state, member, { lastSeenMs: nowMs }),
+      effects: [{ type: "log", level: "warn", text }],
+    };
   }
   switch (message.type) {
     case "heartbeat":
@@ -290,7 +298,8 @@ function fromMember(
 }
 
 function ready(state: MembershipState, nowMs: number): Transition {
-  if (state.status !== "starting" || state.members.some((m) => m.readyHash === null)) return { state, effects: [] };
+  if (state.status !== "starting" || state.members.some((m) => m.readyHash === null))
+    return { state, effects: [] };
   const hashes = new Set(state.members.map((m) => m.readyHash));
   if (hashes.size > 1) {
     const list = state.members.map((m) => `"${m.workerId}" ${m.readyHash} (${m.runtime})`).join(", ");
@@ -338,7 +347,10 @@ function divergenceOf(
   reports: ReadonlyMap<WorkerId, StepReport>,
 ): string | null {
   for (const network of ["discriminator", "generator"] as const) {
-    const hashes = [...reports].map(([id, r]) => [id, network === "generator" ? r.generatorHash : r.discriminatorHash]);
+    const hashes = [...reports].map(([id, r]) => [
+      id,
+      network === "generator" ? r.generatorHash : r.discriminatorHash,
+    ]);
     if (new Set(hashes.map(([, hash]) => hash)).size === 1) continue;
     const list = hashes.map(([id, hash]) => `"${id}" ${hash}`).join(", ");
     return `Replicas have diverged after step ${globalStep} of generation ${state.generation}: ${network} parameters hash to ${list}. The state of that step is not saved`;
@@ -358,7 +370,9 @@ function tick(state: MembershipState, nowMs: number, config: MembershipConfig): 
   const { failureTimeoutMs, workers } = config.run;
   const silent = state.members.filter((m) => !m.finished && nowMs - m.lastSeenMs > failureTimeoutMs);
   if (silent.length > 0) {
-    const list = silent.map((m) => `${lostText(state, m)}: silent for ${seconds(nowMs - m.lastSeenMs)}`).join("; ");
+    const list = silent
+      .map((m) => `${lostText(state, m)}: silent for ${seconds(nowMs - m.lastSeenMs)}`)
+      .join("; ");
     if (state.status !== "gathering") return end(state, false, list);
     const gone = new Set(silent.map((m) => m.incarnation));
     return {
@@ -366,7 +380,8 @@ function tick(state: MembershipState, nowMs: number, config: MembershipConfig): 
       effects: [{ type: "log", level: "warn", text: `${list}. Still waiting for workers` }],
     };
   }
-  if (state.nonFiniteSinceMs !== null && nowMs - state.nonFiniteSinceMs > 1000) return diverged(state, config);
+  if (state.nonFiniteSinceMs !== null && nowMs - state.nonFiniteSinceMs > 1000)
+    return diverged(state, config);
   const waitedMs = nowMs - state.progressMs;
   if (waitedMs < Math.min(5000, failureTimeoutMs)) return { state, effects: [] };
   const since = seconds(waitedMs);
@@ -377,7 +392,10 @@ function tick(state: MembershipState, nowMs: number, config: MembershipConfig): 
     return { state: explained, effects: [{ type: "log", level: "info", text }] };
   }
   if (state.status === "trained") {
-    return { state: explained, effects: [{ type: "log", level: "info", text: `Waiting for the last checkpoint (for ${since})` }] };
+    return {
+      state: explained,
+      effects: [{ type: "log", level: "info", text: `Waiting for the last checkpoint (for ${since})` }],
+    };
   }
   const where = state.members.map((m) => {
     const waits = m.waitingFor === null ? "" : `, waiting for ${m.waitingFor}`;
@@ -399,32 +417,30 @@ function finish(state: MembershipState, globalStep: number): Transition {
     return end(state, true, "Stopped before training began");
   }
   const endStep = Math.min(state.endStep, globalStep);
-  const sends = state.members.map(
-    ({ incarnation }): Effect => ({
-      type: "send",
-      to: incarnation,
-      message: { type: "finish", generation: state.generation, globalStep: endStep },
-    }),
-  );
+  const sends = state.members.map(({ incarnation }): Effect => ({
+    type: "send",
+    to: incarnation,
+    message: { type: "finish", generation: state.generation, globalStep: endStep },
+  }));
   return { state: { ...state, endStep }, effects: sends };
 }
 
 function saved(state: MembershipState): Transition {
-  const sends = state.members.map(
-    ({ incarnation }): Effect => ({ type: "send", to: incarnation, message: { type: "exit" } }),
-  );
+  const sends = state.members.map(({ incarnation }): Effect => ({
+    type: "send",
+    to: incarnation,
+    message: { type: "exit" },
+  }));
   const ended = end(state, true, `Trained to step ${state.globalStep}`);
   return { state: ended.state, effects: [...sends, ...ended.effects] };
 }
 
 function end(state: MembershipState, ok: boolean, reason: string): Transition {
-  const sends = state.members.map(
-    ({ incarnation }): Effect => ({
-      type: "send",
-      to: incarnation,
-      message: ok ? { type: "exit" } : { type: "abort", reason: reason.slice(0, 4000) },
-    }),
-  );
+  const sends = state.members.map(({ incarnation }): Effect => ({
+    type: "send",
+    to: incarnation,
+    message: ok ? { type: "exit" } : { type: "abort", reason: reason.slice(0, 4000) },
+  }));
   return {
     state: { ...state, status: "ended" },
     effects: [...(state.status === "trained" && ok ? [] : sends), { type: "end", ok, reason }],

@@ -36,7 +36,11 @@ export class Reporter {
   #bar: string | null = null;
   #shownMs = -Infinity;
 
-  constructor(format: LogFormat, out: NodeJS.WriteStream = process.stdout, now: () => number = () => performance.now()) {
+  constructor(
+    format: LogFormat,
+    out: NodeJS.WriteStream = process.stdout,
+    now: () => number = () => performance.now(),
+  ) {
     this.#format = format;
     this.#out = out;
     this.#now = now;
@@ -60,7 +64,8 @@ export class Reporter {
 
   /** One line that a worker printed. */
   worker(workerId: string, text: string): void {
-    if (this.#format === "json") this.#line(JSON.stringify({ time: new Date().toISOString(), worker: workerId, text }));
+    if (this.#format === "json")
+      this.#line(JSON.stringify({ time: new Date().toISOString(), worker: workerId, text }));
     else this.#line(`[${workerId}] ${text}`);
   }
 
@@ -77,7 +82,9 @@ export class Reporter {
     if (nowMs - this.#shownMs < LINE_INTERVAL_MS && globalStep < endStep) return;
     this.#shownMs = nowMs;
     if (this.#format === "json") {
-      this.#line(JSON.stringify({ time: new Date().toISOString(), level: "info", event: "progress", ...progress }));
+      this.#line(
+        JSON.stringify({ time: new Date().toISOString(), level: "info", event: "progress", ...progress }),
+      );
     } else {
       this.#line(textOf(progress));
     }

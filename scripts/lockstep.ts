@@ -31,7 +31,9 @@ const DEFAULT_PORT = 29555;
 // Commands load their modules when they run: --help must not wait for tfjs.
 const parser = yargs(hideBin(process.argv))
   .scriptName("lockstep")
-  .usage("$0 <command>\n\nDistributed data-parallel training of GANs: same seed, same bits, for any number of workers.")
+  .usage(
+    "$0 <command>\n\nDistributed data-parallel training of GANs: same seed, same bits, for any number of workers.",
+  )
   .parserConfiguration({ "duplicate-arguments-array": false, "strip-dashed": true })
   .command(
     "train",
@@ -51,7 +53,10 @@ const parser = yargs(hideBin(process.argv))
     (command) =>
       runOptions(command)
         .default("bind", `tcp://127.0.0.1:${DEFAULT_PORT}`)
-        .example("$0 coordinator --workers 4 --bind tcp://10.0.0.1:29555", "Wait for four workers, then train"),
+        .example(
+          "$0 coordinator --workers 4 --bind tcp://10.0.0.1:29555",
+          "Wait for four workers, then train",
+        ),
     async (argv) => trainWith(argv, false),
   )
   .command(
@@ -60,7 +65,10 @@ const parser = yargs(hideBin(process.argv))
     (command) =>
       command
         .options(WORKER_OPTIONS)
-        .example("$0 worker --coordinator tcp://10.0.0.1:29555", "One worker; start as many as the run waits for"),
+        .example(
+          "$0 worker --coordinator tcp://10.0.0.1:29555",
+          "One worker; start as many as the run waits for",
+        ),
     async (argv) => {
       const { worker } = await import("./commands/worker.ts");
       return exit(
@@ -79,7 +87,11 @@ const parser = yargs(hideBin(process.argv))
     "Draw images with a trained generator",
     (command) =>
       command
-        .positional("run", { type: "string", demandOption: true, describe: "Folder of a run or a checkpoint" })
+        .positional("run", {
+          type: "string",
+          demandOption: true,
+          describe: "Folder of a run or a checkpoint",
+        })
         .options(GENERATE_OPTIONS)
         .example("$0 generate runs/latest --count 64 --seed 0 --out grid.png", "An 8 x 8 grid"),
     async ({ run, count, seed, out }) => {
@@ -92,7 +104,11 @@ const parser = yargs(hideBin(process.argv))
     "Show configuration, step, parameter hashes and checkpoints of a run",
     (command) =>
       command
-        .positional("run", { type: "string", demandOption: true, describe: "Folder of a run or a checkpoint" })
+        .positional("run", {
+          type: "string",
+          demandOption: true,
+          describe: "Folder of a run or a checkpoint",
+        })
         .options(INSPECT_OPTIONS),
     async ({ run, json }) => {
       const { inspect } = await import("./commands/inspect.ts");
@@ -118,19 +134,26 @@ const parser = yargs(hideBin(process.argv))
   .wrap(Math.min(110, process.stdout.columns ?? 110))
   .exitProcess(false)
   .fail((message, error) => {
-    throw error ?? new UsageError(explain(message));
+    // YError is yargs' own word on what the user typed; its class is not exported.
+    throw error !== undefined && error.name !== "YError"
+      ? error
+      : new UsageError(explain(error?.message ?? message));
   });
 
 try {
   await parser.parseAsync();
 } catch (error) {
-  const expected = error instanceof UsageError || error instanceof DatasetError || error instanceof CheckpointError;
+  const expected =
+    error instanceof UsageError || error instanceof DatasetError || error instanceof CheckpointError;
   console.error(`lockstep: ${expected ? describeError(error) : ((error as Error).stack ?? String(error))}`);
   exit(error instanceof UsageError ? 2 : 1);
 }
 
 function runOptions<T>(command: Argv<T>) {
-  return command.options(RUN_OPTIONS).options(SHELL_OPTIONS).config(CONFIG_FLAG, CONFIG_DESCRIPTION, readConfigFile);
+  return command
+    .options(RUN_OPTIONS)
+    .options(SHELL_OPTIONS)
+    .config(CONFIG_FLAG, CONFIG_DESCRIPTION, readConfigFile);
 }
 
 type RunArguments = Awaited<ReturnType<typeof runOptions<object>>["argv"]>;

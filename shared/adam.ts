@@ -52,7 +52,11 @@ export function adamStep(
   config: AdamConfig,
 ): void {
   const { m, v } = state;
-  if (m.length !== parameters.length || v.length !== parameters.length || gradient.length < parameters.length) {
+  if (
+    m.length !== parameters.length ||
+    v.length !== parameters.length ||
+    gradient.length < parameters.length
+  ) {
     throw new RangeError(
       `Cannot apply Adam as lengths must agree: got ${parameters.length} parameters, ${m.length} and ${v.length} moments, ${gradient.length} gradients`,
     );

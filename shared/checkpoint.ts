@@ -138,7 +138,8 @@ export function parseManifest(text: string): Manifest {
   } catch (error) {
     throw new CheckpointError(`Cannot read ${MANIFEST_FILE} as it must be JSON: ${describeError(error)}`);
   }
-  const version = typeof json === "object" && json !== null && "formatVersion" in json ? json.formatVersion : undefined;
+  const version =
+    typeof json === "object" && json !== null && "formatVersion" in json ? json.formatVersion : undefined;
   if (version !== FORMAT_VERSION) {
     throw new CheckpointError(
       `Cannot read checkpoint as format version must be ${FORMAT_VERSION}: got ${JSON.stringify(version)}`,
@@ -148,7 +149,9 @@ export function parseManifest(text: string): Manifest {
   const result = ManifestSchema.safeParse(json);
   if (!result.success) {
     const issue = result.error.issues[0];
-    throw new CheckpointError(`Cannot read ${MANIFEST_FILE} as '${issue.path.join(".")}' is wrong: ${issue.message}`);
+    throw new CheckpointError(
+      `Cannot read ${MANIFEST_FILE} as '${issue.path.join(".")}' is wrong: ${issue.message}`,
+    );
   }
   const { manifestSha256, ...body } = json as Record<string, unknown>;
   const found = sha256(JSON.stringify(body));
@@ -165,7 +168,9 @@ export function checkFile(manifest: Manifest, name: string, bytes: Uint8Array): 
   const expected = manifest.files[name];
   if (expected === undefined) throw new CheckpointError(`Cannot find ${name} in ${MANIFEST_FILE}`);
   if (bytes.byteLength !== expected.bytes) {
-    throw new CheckpointError(`Cannot trust ${name} as it must have ${expected.bytes} bytes: got ${bytes.byteLength}`);
+    throw new CheckpointError(
+      `Cannot trust ${name} as it must have ${expected.bytes} bytes: got ${bytes.byteLength}`,
+    );
   }
   const found = sha256(bytes);
   if (found !== expected.sha256) {
@@ -174,7 +179,10 @@ export function checkFile(manifest: Manifest, name: string, bytes: Uint8Array): 
 }
 
 /** Names of the files beside the manifest. */
-export const STATE_FILES = NETWORKS.flatMap((name) => [`${name}.safetensors`, `${name}-optimizer.safetensors`]);
+export const STATE_FILES = NETWORKS.flatMap((name) => [
+  `${name}.safetensors`,
+  `${name}-optimizer.safetensors`,
+]);
 
 /** @throws {CheckpointError} If the networks of the checkpoint are not the model's; names both. */
 export function checkNetworks(manifest: Manifest, model: Model): void {
@@ -218,7 +226,8 @@ export function decodeParameters(net: Network, file: Uint8Array): Float32Array {
   const tensors = decodeSafetensors(file);
   const known = new Set(net.parameters.map((p) => p.torchName));
   const extra = tensors.find((tensor) => !known.has(tensor.name));
-  if (extra !== undefined) throw new CheckpointError(`Cannot use ${net.name} as it has an unknown tensor "${extra.name}"`);
+  if (extra !== undefined)
+    throw new CheckpointError(`Cannot use ${net.name} as it has an unknown tensor "${extra.name}"`);
   return fromTensors(net, tensors, "");
 }
 
@@ -243,7 +252,12 @@ function toTensors(net: Network, flat: Float32Array, prefix: string): readonly N
   return net.parameters.map((entry): NamedTensor => {
     const values = flat.slice(entry.offset, entry.offset + entry.size);
     const oriented = entry.transposedInTorch ? transpose(values, entry.shape[0], entry.shape[1]) : values;
-    return { name: prefix + entry.torchName, dtype: "F32", shape: torchShape(entry), bytes: bytesOf(oriented) };
+    return {
+      name: prefix + entry.torchName,
+      dtype: "F32",
+      shape: torchShape(entry),
+      bytes: bytesOf(oriented),
+    };
   });
 }
 

@@ -75,13 +75,14 @@ const RunConfigSchema = z
   })
   .refine((c) => c.workers <= c.shards, {
     path: ["workers"],
-    error: "must be at most the number of shards, as every worker needs one: raise --shards (a new run) or lower --workers",
+    error:
+      "must be at most the number of shards, as every worker needs one: raise --shards (a new run) or lower --workers",
   });
 
 export type RunConfig = z.infer<typeof RunConfigSchema>;
 
 /** Passes over the data set where neither --epochs nor --max-steps says otherwise. */
-export const DEFAULT_EPOCHS = 3;
+export const DEFAULT_EPOCHS = 2;
 
 /** The flag of a configuration field: globalBatchSize becomes --global-batch-size. */
 export function flagOf(field: string): string {
@@ -99,7 +100,9 @@ export function parseRunConfig(value: unknown): RunConfig {
   const result = RunConfigSchema.safeParse(value);
   if (result.success) {
     const config = result.data;
-    return config.epochs === null && config.maxSteps === null ? { ...config, epochs: DEFAULT_EPOCHS } : config;
+    return config.epochs === null && config.maxSteps === null
+      ? { ...config, epochs: DEFAULT_EPOCHS }
+      : config;
   }
   const problems = result.error.issues.map((issue) => {
     const field = String(issue.path[0] ?? "");

@@ -40,7 +40,10 @@ export function decodeHeader(frame: Uint8Array): unknown {
   }
 }
 
-const index = z.int().min(0).max(2 ** 48);
+const index = z
+  .int()
+  .min(0)
+  .max(2 ** 48);
 const text = z.string().max(4096);
 const id = z.string().min(1).max(200);
 const hash = z.string().max(128);
@@ -161,8 +164,7 @@ const CoordinatorMessageSchema = z.discriminatedUnion("type", [
 ]);
 export type StartMessage = Omit<z.infer<typeof StartSchema>, "config"> & { readonly config: RunConfig };
 export type CoordinatorMessage =
-  | Exclude<z.infer<typeof CoordinatorMessageSchema>, { type: "start" }>
-  | StartMessage;
+  Exclude<z.infer<typeof CoordinatorMessageSchema>, { type: "start" }> | StartMessage;
 
 /** Bulk plane, worker to coordinator. */
 const WorkerBulkSchema = z.discriminatedUnion("type", [
@@ -212,7 +214,8 @@ function parse<T>(schema: z.ZodType<T>, header: unknown, what: string): T {
   const result = schema.safeParse(header);
   if (result.success) return result.data;
   const issue = result.error.issues[0];
-  const type = typeof header === "object" && header !== null && "type" in header ? String(header.type) : typeof header;
+  const type =
+    typeof header === "object" && header !== null && "type" in header ? String(header.type) : typeof header;
   throw new ProtocolError(
     `Cannot parse ${what} "${type}" as '${issue.path.join(".")}' is wrong: ${issue.message}`,
   );

@@ -29,7 +29,9 @@ export type StreamKey = readonly [number, number, number, number];
  */
 export function streamKey(seed: number, stream: StreamName, substream = 0): StreamKey {
   if (!Number.isSafeInteger(seed) || seed < 0) {
-    throw new RangeError(`Cannot derive a random stream as seed must be an integer in 0..2^53-1: got ${seed}`);
+    throw new RangeError(
+      `Cannot derive a random stream as seed must be an integer in 0..2^53-1: got ${seed}`,
+    );
   }
   return [seed >>> 0, Math.floor(seed / 2 ** 32), STREAMS[stream], substream >>> 0];
 }

@@ -74,10 +74,12 @@ export function decodeSafetensors(file: Uint8Array): readonly NamedTensor[] {
   tensors.sort((a, b) => a.start - b.start);
   let position = 0;
   for (const { name, start, bytes } of tensors) {
-    if (start !== position) refuse(`tensors must lie without gaps: "${name}" is at ${start}, not ${position}`);
+    if (start !== position)
+      refuse(`tensors must lie without gaps: "${name}" is at ${start}, not ${position}`);
     position += bytes.byteLength;
   }
-  if (position !== data.byteLength) refuse(`tensors must fill the file: got ${position} of ${data.byteLength} bytes`);
+  if (position !== data.byteLength)
+    refuse(`tensors must fill the file: got ${position} of ${data.byteLength} bytes`);
   return tensors.map(({ name, dtype, shape, bytes }) => ({ name, dtype, shape, bytes }));
 }
 
@@ -88,7 +90,8 @@ function parseEntry(
   refuse: (rule: string) => never,
 ): NamedTensor & { readonly start: number } {
   const { dtype, shape, data_offsets: offsets } = (entry ?? {}) as Record<string, unknown>;
-  if (dtype !== "F32" && dtype !== "I64") return refuse(`"${name}" must have dtype F32 or I64: got ${String(dtype)}`);
+  if (dtype !== "F32" && dtype !== "I64")
+    return refuse(`"${name}" must have dtype F32 or I64: got ${String(dtype)}`);
   const isCount = (n: unknown): n is number => Number.isSafeInteger(n) && (n as number) >= 0;
   if (!Array.isArray(shape) || !shape.every(isCount)) return refuse(`"${name}" must have a shape`);
   if (!Array.isArray(offsets) || offsets.length !== 2 || !offsets.every(isCount)) {
@@ -97,7 +100,9 @@ function parseEntry(
   const [start, end] = offsets;
   const size = shape.reduce((product, n) => product * n, 1) * DTYPE_BYTES[dtype];
   if (end - start !== size || end > data.byteLength) {
-    return refuse(`"${name}" must have ${size} bytes within the file: got ${start}..${end} of ${data.byteLength}`);
+    return refuse(
+      `"${name}" must have ${size} bytes within the file: got ${start}..${end} of ${data.byteLength}`,
+    );
   }
   return { name, dtype, shape, bytes: data.subarray(start, end), start };
 }

@@ -109,7 +109,8 @@ export class DataPlane {
     result: Float32Array,
   ): Promise<void> {
     const group = this.#group;
-    if (group === null || this.#running !== null) throw new Error("Cannot reduce as the data plane must be idle");
+    if (group === null || this.#running !== null)
+      throw new Error("Cannot reduce as the data plane must be idle");
     const { generation, rank, peers, numShards, add } = group;
     const plan = { generation, worldSize: peers.length, rank, numShards, length: result.length, add };
     const reduction = new Reduction(plan, globalStep, phase, result);
@@ -140,7 +141,8 @@ export class DataPlane {
     try {
       const message = parseDataMessage(decodeHeader(frames[0]));
       const group = this.#group;
-      if (frames.length !== 2) throw new RangeError(`Cannot use data message of ${frames.length} frames: must be 2`);
+      if (frames.length !== 2)
+        throw new RangeError(`Cannot use data message of ${frames.length} frames: must be 2`);
       if (group === null || message.generation !== group.generation) {
         throw new RangeError(
           `Cannot use data message of generation ${message.generation}: now ${group?.generation ?? "none"}`,
@@ -154,7 +156,8 @@ export class DataPlane {
         this.#settle();
         return;
       }
-      if (this.#numEarly >= MAX_EARLY_MESSAGES) throw new RangeError("Cannot keep more messages of later phases");
+      if (this.#numEarly >= MAX_EARLY_MESSAGES)
+        throw new RangeError("Cannot keep more messages of later phases");
       this.#early.set(key, [...(this.#early.get(key) ?? []), received]);
       this.#numEarly += 1;
     } catch (error) {

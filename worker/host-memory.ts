@@ -27,7 +27,10 @@ export class HostMemory {
 
   /** @param lengths Lengths of all vectors that will be allocated, in float32 values. */
   static async create(lengths: readonly number[]): Promise<HostMemory> {
-    const bytes = lengths.reduce((sum, length) => sum + Math.ceil((length * 4) / ALIGNMENT) * ALIGNMENT, ALIGNMENT);
+    const bytes = lengths.reduce(
+      (sum, length) => sum + Math.ceil((length * 4) / ALIGNMENT) * ALIGNMENT,
+      ALIGNMENT,
+    );
     const pages = Math.ceil(bytes / PAGE_BYTES);
     const memory = new WebAssembly.Memory({ initial: pages, maximum: pages });
     // Not relaxed: state is the same bits on every machine, whatever computes the gradients.

@@ -21,7 +21,10 @@ import { TreeSum } from "../shared/tree-sum.ts";
 /** Values per segment: 1 MiB messages. Part of no bits. */
 export const SEGMENT_FLOATS = 1 << 18;
 
-const index = z.int().min(0).max(2 ** 48);
+const index = z
+  .int()
+  .min(0)
+  .max(2 ** 48);
 
 /** Header of a data-plane message; one frame of float32 values start..end follows. */
 const DataMessageSchema = z.strictObject({
@@ -45,7 +48,9 @@ export function parseDataMessage(header: unknown): DataMessage {
   const result = DataMessageSchema.safeParse(header);
   if (result.success) return result.data;
   const issue = result.error.issues[0];
-  throw new ProtocolError(`Cannot parse data message as '${issue.path.join(".")}' is wrong: ${issue.message}`);
+  throw new ProtocolError(
+    `Cannot parse data message as '${issue.path.join(".")}' is wrong: ${issue.message}`,
+  );
 }
 
 export interface ReductionPlan {
@@ -88,7 +93,9 @@ export class Reduction {
   /** @param result Receives the sum: (length,), in use until {@linkcode done} and as long as peers may still receive it. */
   constructor(plan: ReductionPlan, globalStep: number, phase: number, result: Float32Array) {
     if (result.length !== plan.length) {
-      throw new RangeError(`Cannot reduce as the result must have ${plan.length} values: got ${result.length}`);
+      throw new RangeError(
+        `Cannot reduce as the result must have ${plan.length} values: got ${result.length}`,
+      );
     }
     this.#plan = plan;
     this.#globalStep = globalStep;
@@ -97,7 +104,10 @@ export class Reduction {
     this.#segments = segmentsOf(plan);
     this.#numOpen = this.#segments.length;
     this.#nodes = Array.from({ length: plan.worldSize }, (_, rank) =>
-      coveringNodes(rankShards(plan.numShards, plan.worldSize, rank), plan.numShards).map((node) => ({ node, rank })),
+      coveringNodes(rankShards(plan.numShards, plan.worldSize, rank), plan.numShards).map((node) => ({
+        node,
+        rank,
+      })),
     ).flat();
   }
 
@@ -152,13 +162,17 @@ export class Reduction {
    * @throws {ProtocolError} If it fits no open segment of this phase.
    */
   receive(message: DataMessage, values: Float32Array): readonly Outgoing[] {
-    const segment = this.#segments.find((s) => s.range.start === message.start && s.range.end === message.end);
+    const segment = this.#segments.find(
+      (s) => s.range.start === message.start && s.range.end === message.end,
+    );
     if (segment === undefined || segment.done) {
       throw new ProtocolError(`Cannot use ${this.#describe(message)}: no such open segment`);
     }
     if (message.type === "gather") {
       if (message.from !== segment.owner || segment.owner === this.#plan.rank) {
-        throw new ProtocolError(`Cannot use ${this.#describe(message)}: rank ${segment.owner} owns that segment`);
+        throw new ProtocolError(
+          `Cannot use ${this.#describe(message)}: rank ${segment.owner} owns that segment`,
+        );
       }
       this.#result.set(values, segment.range.start);
       this.#close(segment);
@@ -169,7 +183,9 @@ export class Reduction {
       (n) => n.rank === message.from && n.node.start === node.start && n.node.end === node.end,
     );
     if (segment.owner !== this.#plan.rank || !expected || segment.partials.has(node.start)) {
-      throw new ProtocolError(`Cannot use ${this.#describe(message)}: not expected by rank ${this.#plan.rank}`);
+      throw new ProtocolError(
+        `Cannot use ${this.#describe(message)}: not expected by rank ${this.#plan.rank}`,
+      );
     }
     segment.partials.set(node.start, { node, values });
     return this.#started ? this.#finishSegments([segment]) : [];
@@ -246,15 +262,11 @@ function segmentsOf(plan: ReductionPlan): readonly Segment[] {
 /** Finishes the tree over partial sums in `target`, leaving the partial sums unchanged. */
 function sumInto(target: Float32Array, partials: readonly Partial[], numShards: number, add: Add): void {
   let targetIsFree = true;
-  const tree = new TreeSum(
-    numShards,
-    add,
-    () => {
-      if (!targetIsFree) return new Float32Array(target.length);
-      targetIsFree = false;
-      return target;
-    },
-  );
+  const tree = new TreeSum(numShards, add, () => {
+    if (!targetIsFree) return new Float32Array(target.length);
+    targetIsFree = false;
+    return target;
+  });
   for (const { node, values } of [...partials].sort((a, b) => a.node.start - b.node.start)) {
     tree.push(node, values, false);
   }

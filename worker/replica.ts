@@ -54,7 +54,9 @@ export function replicaFrom(
   memory: HostMemory,
 ): Replica {
   if (frames.length !== STATE_FRAMES.length) {
-    throw new RangeError(`Cannot restore state as it must have ${STATE_FRAMES.length} frames: got ${frames.length}`);
+    throw new RangeError(
+      `Cannot restore state as it must have ${STATE_FRAMES.length} frames: got ${frames.length}`,
+    );
   }
   const [gp, gm, gv, dp, dm, dv] = frames.map((frame) => {
     const vector = memory.allocate(frame.length);

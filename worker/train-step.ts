@@ -13,9 +13,8 @@ import { PHASE_METRICS, phasesOfStep } from "../shared/phases.ts";
 import type { StepMetrics, Timing } from "../shared/protocol.ts";
 import { fillNormal, streamKey } from "../shared/random.ts";
 import type { Range } from "../shared/sharding.ts";
-import { rankSamples, rankShards, shardSamples } from "../shared/sharding.ts";
+import { coveringNodes, rankSamples, rankShards, shardSamples } from "../shared/sharding.ts";
 import type { Partial } from "../shared/tree-sum.ts";
-import { TreeSum } from "../shared/tree-sum.ts";
 import type { Engine } from "./engine/engine.ts";
 import type { HostMemory } from "./host-memory.ts";
 import type { Replica } from "./replica.ts";
@@ -48,7 +47,7 @@ export interface StepContext {
     partials: readonly Partial[],
     result: Float32Array,
   ) => Promise<void>;
-  /** Lets messages and heartbeats through between two shards. */
+  /** Lets messages and heartbeats through. */
   readonly breathe: () => Promise<void>;
   /** Told what the worker does now. */
   readonly onPhase: (phase: Phase) => void;
@@ -85,7 +84,8 @@ export class StepBuffers {
 
   take(network: NetworkName): Float32Array {
     const buffer = this.#free[network].pop();
-    if (buffer === undefined) throw new Error("Cannot hold more partial sums than a range of shards has tree nodes");
+    if (buffer === undefined)
+      throw new Error("Cannot hold more partial sums than a range of shards has covering nodes");
     return buffer;
   }
 
@@ -94,9 +94,9 @@ export class StepBuffers {
   }
 }
 
-/** Most partial sums that a worker holds at once: a range has at most 2 log2(numShards) covering nodes; one more is being computed. */
+/** Most partial sums that a worker holds at once: the covering nodes of a range of shards. */
 function maxPartials(numShards: number): number {
-  return 2 * Math.ceil(Math.log2(Math.max(2, numShards))) + 1;
+  return 2 * Math.ceil(Math.log2(Math.max(2, numShards)));
 }
 
 /** Length of the vector that is all-reduced: gradient, then metrics. */
@@ -175,29 +175,27 @@ async function shardGradients(
   const imagePixels = model.discriminator.numInputs;
   const own = rankSamples(globalBatchSize, shards, worldSize, rank);
   const { network } = phase;
-  const sum = new TreeSum(
-    shards,
-    context.memory.add,
-    () => buffers.take(network),
-    (values) => buffers.give(network, values),
-  );
-  const { start, end } = rankShards(shards, worldSize, rank);
-  for (let shard = start; shard < end; shard++) {
-    const samples = shardSamples(globalBatchSize, shards, shard);
-    const numSamples = samples.end - samples.start;
+  const partials: Partial[] = [];
+  for (const node of coveringNodes(rankShards(shards, worldSize, rank), shards)) {
+    const shardRanges = Array.from({ length: node.end - node.start }, (_, i) =>
+      shardSamples(globalBatchSize, shards, node.start + i),
+    );
+    const shardSizes = shardRanges.map(({ start, end }) => end - start);
+    const samples = { start: shardRanges[0].start, end: shardRanges[shardRanges.length - 1].end };
     const noise = trainingNoise(config.seed, latentDim, globalStep, phase.index, samples);
-    const out = buffers.take(network);
+    const values = buffers.take(network);
     if (network === "discriminator") {
       const first = phase.index * (own.end - own.start) + (samples.start - own.start);
-      const pixels = batch.subarray(first * imagePixels, (first + numSamples) * imagePixels);
-      engine.discriminatorGradient({ numSamples, globalBatchSize, noise, pixels }, out);
+      const numPixels = (samples.end - samples.start) * imagePixels;
+      const pixels = batch.subarray(first * imagePixels, first * imagePixels + numPixels);
+      engine.discriminatorGradient({ shardSizes, globalBatchSize, noise, pixels }, values);
     } else {
-      engine.generatorGradient({ numSamples, globalBatchSize, noise }, out);
+      engine.generatorGradient({ shardSizes, globalBatchSize, noise }, values);
     }
-    sum.push({ start: shard, end: shard + 1 }, out, true);
+    partials.push({ node, values });
     await context.breathe();
   }
-  return sum.take();
+  return partials;
 }
 
 /** Noise of some samples of a phase, a function of (seed, step, phase, sample index). @returns (samples, latentDim). */

@@ -101,14 +101,18 @@ class Worker {
   readonly #startedMs = performance.now();
   #position = { globalStep: 0, phase: "start" };
   #wait: Wait | null = null;
-  #finish!: (outcome: Error | null) => void;
+  #hasEnded = false;
+  #resolve!: (outcome: Error | null) => void;
   readonly #finished: Promise<Error | null>;
 
   constructor(options: WorkerOptions) {
     this.#options = options;
     this.#control = dealer(this.#routingId, { maxFrameBytes: MAX_HEADER_BYTES });
-    this.#controlOutbox = new Outbox(this.#control, (error) => this.#fail("Cannot send to the coordinator", error));
-    this.#finished = new Promise((resolve) => (this.#finish = resolve));
+    this.#controlOutbox = new Outbox(
+      this.#control,
+      (error) => void this.#fail("Cannot send to the coordinator", error),
+    );
+    this.#finished = new Promise((resolve) => (this.#resolve = resolve));
   }
 
   async run(): Promise<void> {
@@ -116,12 +120,12 @@ class Worker {
     const { host, port } = parseEndpoint(coordinator);
     this.#dataPlane = await DataPlane.bind(
       dataHost ?? (await localAddressTowards(host, Number(port))),
-      (error) => this.#fail("Data plane failed", error),
+      (error) => void this.#fail("Data plane failed", error),
       (reason) => log(`Refused a data message: ${reason}`),
     );
     this.#control.connect(coordinator);
-    receiveAll(this.#control, (frames) => this.#receiveControl(frames)).catch((error: unknown) =>
-      this.#fail("Control plane failed", error),
+    receiveAll(this.#control, (frames) => this.#receiveControl(frames)).catch(
+      (error: unknown) => void this.#fail("Control plane failed", error),
     );
     this.#send({
       type: "join",
@@ -146,8 +150,18 @@ class Worker {
     this.#engine?.dispose();
   }
 
-  /** Tells the coordinator that this worker ends, as far as that can still be told. */
-  async stop(reason: string): Promise<void> {
+  /** Ends the worker. @param outcome Why, or null if all went well. */
+  #finish(outcome: Error | null): void {
+    this.#hasEnded = true;
+    this.#resolve(outcome);
+  }
+
+  /** Ends the worker for a reason of its own, and tells the coordinator as far as that can still be told. */
+  async #fail(what: string, error: unknown): Promise<void> {
+    // Closing makes sockets fail; that is no news.
+    if (this.#hasEnded) return;
+    this.#hasEnded = true;
+    const reason = `${what}: ${describeError(error)}`;
     this.#send({ type: "failed", reason: reason.slice(0, 4000) });
     await Promise.race([this.#controlOutbox.flush(), new Promise((resolve) => setTimeout(resolve, 500))]);
     this.#finish(new WorkerStopped(reason));
@@ -159,10 +173,6 @@ class Worker {
 
   #sendBulk(message: WorkerBulkMessage, frames: readonly Uint8Array[] = []): void {
     this.#bulk?.outbox.push([encodeHeader(message), ...frames]);
-  }
-
-  #fail(what: string, error: unknown): void {
-    void this.stop(`${what}: ${describeError(error)}`);
   }
 
   #receiveControl(frames: Buffer[]): void {
@@ -183,7 +193,9 @@ class Worker {
       case "start":
         if (this.#start !== null) throw new ProtocolError("Cannot start twice in one incarnation");
         this.#start = message;
-        this.#train(message).catch((error: unknown) => this.#fail(`At step ${this.#position.globalStep}`, error));
+        this.#train(message).catch(
+          (error: unknown) => void this.#fail(`At step ${this.#position.globalStep}`, error),
+        );
     }
   }
 
@@ -199,7 +211,8 @@ class Worker {
     const nowMs = performance.now();
     const { coordinator, connectTimeoutMs, log } = this.#options;
     const silentMs = nowMs - (this.#heardMs ?? this.#startedMs);
-    const limitMs = this.#heardMs === null ? connectTimeoutMs : (this.#start?.config.failureTimeoutMs ?? 10_000);
+    const limitMs =
+      this.#heardMs === null ? connectTimeoutMs : (this.#start?.config.failureTimeoutMs ?? 10_000);
     if (silentMs > limitMs) {
       const what = this.#heardMs === null ? "Cannot reach the coordinator" : "Lost the coordinator";
       const advice =
@@ -207,11 +220,17 @@ class Worker {
           ? "check that it runs and that this machine reaches it"
           : "start it again with --resume to continue from the last checkpoint";
       return this.#finish(
-        new WorkerStopped(`${what} at ${coordinator}: silent for ${(silentMs / 1000).toFixed(1)} s; ${advice}`),
+        new WorkerStopped(
+          `${what} at ${coordinator}: silent for ${(silentMs / 1000).toFixed(1)} s; ${advice}`,
+        ),
       );
     }
     if (this.#heardMs === null && silentMs > LONG_WAIT_MS && this.#wait === null) {
-      this.#wait = { what: () => `the coordinator at ${coordinator} to answer`, sinceMs: this.#startedMs, saidMs: 0 };
+      this.#wait = {
+        what: () => `the coordinator at ${coordinator} to answer`,
+        sinceMs: this.#startedMs,
+        saidMs: 0,
+      };
     } else if (this.#heardMs !== null && this.#start === null) {
       this.#wait = null;
     }
@@ -270,11 +289,11 @@ class Worker {
   #openBulk(start: StartMessage): void {
     const { host } = parseEndpoint(this.#options.coordinator);
     const socket = dealer(this.#routingId, { maxFrameBytes: MAX_BULK_FRAME_BYTES });
-    const outbox = new Outbox(socket, (error) => this.#fail("Cannot send to the coordinator", error));
+    const outbox = new Outbox(socket, (error) => void this.#fail("Cannot send to the coordinator", error));
     socket.connect(`tcp://${host}:${start.bulkPort}`);
     this.#bulk = { socket, outbox };
-    receiveAll(socket, (frames) => this.#receiveBulk(frames)).catch((error: unknown) =>
-      this.#fail("Bulk plane failed", error),
+    receiveAll(socket, (frames) => this.#receiveBulk(frames)).catch(
+      (error: unknown) => void this.#fail("Bulk plane failed", error),
     );
   }
 
@@ -286,7 +305,10 @@ class Worker {
     }
     const arrived = new Promise<Buffer[]>((resolve) => (this.#stateArrived = resolve));
     this.#sendBulk(hello);
-    const [header, ...frames] = await this.#waiting(() => "the checkpoint's state from the coordinator", arrived);
+    const [header, ...frames] = await this.#waiting(
+      () => "the checkpoint's state from the coordinator",
+      arrived,
+    );
     const message = parseCoordinatorBulkMessage(decodeHeader(header));
     if (message.type !== "state") throw new ProtocolError(`Cannot start from "${message.type}"`);
     const lengths = replicaLengths(model);
@@ -347,7 +369,9 @@ class Worker {
       const waitMs = performance.now() - waitStart;
       if (batch === null) break;
       if (batch.byteLength !== batchBytes) {
-        throw new ProtocolError(`Cannot use batch as it must have ${batchBytes} bytes: got ${batch.byteLength}`);
+        throw new ProtocolError(
+          `Cannot use batch as it must have ${batchBytes} bytes: got ${batch.byteLength}`,
+        );
       }
       try {
         const { metrics, timing } = await trainStep(

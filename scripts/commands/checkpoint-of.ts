@@ -17,9 +17,15 @@ export async function checkpointOf(path: string, names?: readonly string[]): Pro
   if (await exists(join(path, MANIFEST_FILE))) return loadCheckpoint(path, names);
   const paths = runPaths(path);
   if (!(await exists(paths.config))) {
-    throw new UsageError(`Cannot find a run or a checkpoint in ${path}: give the folder that --run-dir named`);
+    throw new UsageError(
+      `Cannot find a run or a checkpoint in ${path}: give the folder that --run-dir named`,
+    );
   }
-  return loadNewest(paths.checkpoints, (reason) => console.error(`WARN: ${reason}. Trying the one before it`), names);
+  return loadNewest(
+    paths.checkpoints,
+    (reason) => console.error(`WARN: ${reason}. Trying the one before it`),
+    names,
+  );
 }
 
 async function exists(path: string): Promise<boolean> {

@@ -25,10 +25,12 @@ export async function download({ dataset, dataDir, mirrors }: DownloadOptions): 
     onLog: (level, text) => (level === "warn" ? console.error(`WARN: ${text}`) : console.log(text)),
     onProgress: ({ file, receivedBytes, totalBytes }) => {
       const share = totalBytes === null ? "" : ` (${Math.floor((10 * receivedBytes) / totalBytes) * 10} %)`;
-      const line = totalBytes === null ? `${file}: ${Math.floor(receivedBytes / 1e6)} MB` : `${file}:${share}`;
+      const line =
+        totalBytes === null ? `${file}: ${Math.floor(receivedBytes / 1e6)} MB` : `${file}:${share}`;
       if (line !== shown) console.log(line);
       shown = line;
     },
   });
-  for (const { path, downloaded } of files) console.log(`${path}: ${downloaded ? "downloaded" : "already here"}, verified`);
+  for (const { path, downloaded } of files)
+    console.log(`${path}: ${downloaded ? "downloaded" : "already here"}, verified`);
 }

@@ -55,6 +55,9 @@ export async function generate({ run, count, seed, out }: GenerateOptions): Prom
     pixels.set(toPixels(engine.generate(part, end - start)), start * IMAGE_PIXELS);
   }
   engine.dispose();
-  await writeFile(out, isIdx ? encodeIdx([count, IMAGE_SIDE, IMAGE_SIDE], pixels) : gridPng(pixels, IMAGE_SIDE));
+  await writeFile(
+    out,
+    isIdx ? encodeIdx([count, IMAGE_SIDE, IMAGE_SIDE], pixels) : gridPng(pixels, IMAGE_SIDE),
+  );
   console.log(`${count} images of step ${manifest.globalStep} (${path}): ${out}`);
 }

@@ -72,6 +72,8 @@ async function summaries(directory: string): Promise<readonly CheckpointSummary[
 }
 
 async function folderBytes(path: string): Promise<number> {
-  const sizes = await Promise.all((await readdir(path)).map(async (name) => (await stat(join(path, name))).size));
+  const sizes = await Promise.all(
+    (await readdir(path)).map(async (name) => (await stat(join(path, name))).size),
+  );
   return sizes.reduce((sum, size) => sum + size, 0);
 }

@@ -189,7 +189,8 @@ export const SHELL_OPTIONS = {
 } as const satisfies Record<string, Options>;
 
 export const CONFIG_FLAG = "config";
-export const CONFIG_DESCRIPTION = "YAML or JSON file with any of these flags, beneath those of the command line";
+export const CONFIG_DESCRIPTION =
+  "YAML or JSON file with any of these flags, beneath those of the command line";
 
 export const WORKER_OPTIONS = {
   coordinator: {
@@ -273,12 +274,15 @@ export function readConfigFile(path: string): Record<string, unknown> {
   return value as Record<string, unknown>;
 }
 
-const camel = (flag: string): string => flag.replace(/-([a-z])/g, (_, letter: string) => letter.toUpperCase());
+const camel = (flag: string): string =>
+  flag.replace(/-([a-z])/g, (_, letter: string) => letter.toUpperCase());
 
 /** The run flags that were given, by camelCase name. */
 export function givenFlags(argv: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> {
   const names = Object.keys(RUN_OPTIONS).map(camel);
-  return Object.fromEntries(names.filter((name) => argv[name] !== undefined).map((name) => [name, argv[name]]));
+  return Object.fromEntries(
+    names.filter((name) => argv[name] !== undefined).map((name) => [name, argv[name]]),
+  );
 }
 
 /**

@@ -78,7 +78,10 @@ export async function train(options: TrainOptions): Promise<number> {
     const checkpoint = stored === null ? null : await resumeFrom(paths, config, dataset, endStep, reporter);
     if (stored !== null) await storeConfig(paths, config);
     reporter.openFile(paths.log);
-    reporter.log("info", `Run in ${root}, steps ${checkpoint?.globalStep ?? 0} to ${endStep}:\n${describeConfig(config)}`);
+    reporter.log(
+      "info",
+      `Run in ${root}, steps ${checkpoint?.globalStep ?? 0} to ${endStep}:\n${describeConfig(config)}`,
+    );
     return await runToEnd(options, { config, dataset, paths, endStep, checkpoint, reporter });
   } finally {
     await reporter.close();
@@ -142,7 +145,11 @@ async function resumeFrom(
       reporter.log("warn", `${reason}. Trying the one before it`),
     );
   } catch (error) {
-    if (!(error instanceof CheckpointError) || error.incompatible || !error.message.startsWith("Cannot find a checkpoint")) {
+    if (
+      !(error instanceof CheckpointError) ||
+      error.incompatible ||
+      !error.message.startsWith("Cannot find a checkpoint")
+    ) {
       throw error;
     }
     reporter.log("warn", `${error.message}: the run begins again at step 0`);
@@ -160,7 +167,9 @@ async function resumeFrom(
     trainingConfig(config),
   );
   if (differences.length > 0) {
-    throw new CheckpointError(`Cannot use ${path} as its configuration differs:\n  ${differences.join("\n  ")}`);
+    throw new CheckpointError(
+      `Cannot use ${path} as its configuration differs:\n  ${differences.join("\n  ")}`,
+    );
   }
   const state = stateOf(loaded, model);
   const { globalStep } = manifest;
@@ -209,7 +218,10 @@ async function runToEnd({ bind, launch }: TrainOptions, prepared: Prepared): Pro
       process.exit(SIGNALS[signal]);
     }
     signalled = signal;
-    reporter.log("info", `${signal}: finishing the steps under way and writing a checkpoint; once more to stop at once`);
+    reporter.log(
+      "info",
+      `${signal}: finishing the steps under way and writing a checkpoint; once more to stop at once`,
+    );
     coordinator.requestStop();
   };
   const signals = Object.keys(SIGNALS) as Signal[];

@@ -25,6 +25,12 @@ export interface Layer {
   /** Text from which two layers can be told apart, as in an error or a manifest. */
   readonly description: string;
   readonly parameters: readonly ParameterDeclaration[];
+  /**
+   * Whether a row of the output depends on the same row of the input only, and gradients of parameters
+   * come from products with a transposed left operand and sums over rows. An engine may then compute
+   * several shards in one pass; otherwise (batch statistics) it takes them one by one.
+   */
+  readonly rowwise: boolean;
   /** @param x (B, in). @param parameters One tensor per declaration, in order. @returns (B, out). */
   forward(tf: TensorFlow, x: Tensor, parameters: readonly Tensor[]): Tensor;
 }
@@ -41,6 +47,7 @@ export function dense(numInputs: number, numOutputs: number): Layer {
       { name: "weight", shape: [numInputs, numOutputs], initBound, transposedInTorch: true },
       { name: "bias", shape: [numOutputs], initBound, transposedInTorch: false },
     ],
+    rowwise: true,
     forward: (tf, x, [weight, bias]) => tf.add(tf.matMul(x, weight), bias),
   };
 }
@@ -50,14 +57,15 @@ export function leakyRelu(alpha: number): Layer {
   return {
     description: `leakyRelu(${alpha})`,
     parameters: [],
+    rowwise: true,
     forward: (tf, x) => tf.leakyRelu(x, alpha),
   };
 }
 
 export function tanh(): Layer {
-  return { description: "tanh", parameters: [], forward: (tf, x) => tf.tanh(x) };
+  return { description: "tanh", parameters: [], rowwise: true, forward: (tf, x) => tf.tanh(x) };
 }
 
 export function sigmoid(): Layer {
-  return { description: "sigmoid", parameters: [], forward: (tf, x) => tf.sigmoid(x) };
+  return { description: "sigmoid", parameters: [], rowwise: true, forward: (tf, x) => tf.sigmoid(x) };
 }

@@ -15,7 +15,11 @@ const config: MembershipConfig = {
   endpoint: "tcp://127.0.0.1:1",
 };
 
-const from = (worker: string, message: WorkerMessage): Input => ({ type: "message", from: `id-${worker}`, message });
+const from = (worker: string, message: WorkerMessage): Input => ({
+  type: "message",
+  from: `id-${worker}`,
+  message,
+});
 const join = (workerId: string, change: object = {}): Input =>
   from(workerId, {
     type: "join",
@@ -28,7 +32,8 @@ const join = (workerId: string, change: object = {}): Input =>
     dataEndpoint: `tcp://h:${workerId.length}`,
     ...change,
   });
-const ready = (worker: string, parameterHash = "aa"): Input => from(worker, { type: "ready", generation: 1, parameterHash });
+const ready = (worker: string, parameterHash = "aa"): Input =>
+  from(worker, { type: "ready", generation: 1, parameterHash });
 const step = (worker: string, globalStep: number, change: object = {}): Input =>
   from(worker, {
     type: "step",
@@ -128,7 +133,10 @@ t.test("advance() ends the run when a member falls silent, and names it", async 
   const later = advance(state, alive, nowMs + 1900, config).state;
   t.same(ends(advance(later, { type: "tick" }, nowMs + 1950, config).effects), []);
   const [end] = ends(advance(later, { type: "tick" }, nowMs + 2100, config).effects);
-  t.match(end, { ok: false, reason: /Lost worker "b" \(rank 1, pid 7 on h\) after step 0: silent for 2\.1 s/ });
+  t.match(end, {
+    ok: false,
+    reason: /Lost worker "b" \(rank 1, pid 7 on h\) after step 0: silent for 2\.1 s/,
+  });
 });
 
 t.test("advance() forgets a worker that falls silent before training, and waits on", async (t) => {
@@ -140,17 +148,36 @@ t.test("advance() forgets a worker that falls silent before training, and waits 
 
 t.test("advance() says for whom it waits", async (t) => {
   const gathering = run([join("a")]);
-  const beat = from("a", { type: "heartbeat", generation: 0, globalStep: 0, phase: "start", waitingFor: null });
+  const beat = from("a", {
+    type: "heartbeat",
+    generation: 0,
+    globalStep: 0,
+    phase: "start",
+    waitingFor: null,
+  });
   const kept = advance(gathering.state, beat, 2000, config).state;
-  t.match(advance(kept, { type: "tick" }, 2500, config).effects, [{ text: /Waiting for 1 of 2 workers.*npx lockstep worker/ }]);
+  t.match(advance(kept, { type: "tick" }, 2500, config).effects, [
+    { text: /Waiting for 1 of 2 workers.*npx lockstep worker/ },
+  ]);
   const { state, nowMs } = run(training);
   let stuck = state;
   for (const worker of ["a", "b"]) {
-    const message = { type: "heartbeat" as const, generation: 1, globalStep: 4, phase: "G", waitingFor: worker === "a" ? "rank 1" : null };
+    const message = {
+      type: "heartbeat" as const,
+      generation: 1,
+      globalStep: 4,
+      phase: "G",
+      waitingFor: worker === "a" ? "rank 1" : null,
+    };
     stuck = advance(stuck, from(worker, message), nowMs + 2000, config).state;
   }
   const { effects } = advance(stuck, { type: "tick" }, nowMs + 2100, config);
-  t.match(effects, [{ level: "warn", text: /No step for 2\.\d s since step 0: "a" at step 4 G, waiting for rank 1.*"b" at step 4 G/ }]);
+  t.match(effects, [
+    {
+      level: "warn",
+      text: /No step for 2\.\d s since step 0: "a" at step 4 G, waiting for rank 1.*"b" at step 4 G/,
+    },
+  ]);
 });
 
 t.test("advance() ends the run when a local worker exits, unless it has finished", async (t) => {
@@ -159,7 +186,9 @@ t.test("advance() ends the run when a local worker exits, unless it has finished
   t.match(end, { ok: false, reason: /Lost worker "b" .*killed by SIGKILL/ });
   const finished = run([...training, from("b", { type: "finished", generation: 1, globalStep: 10 }), exited]);
   t.same(ends(finished.all), []);
-  t.match(ends(run([{ type: "exited", workerId: "b", how: "exited with code 1" }]).effects), [{ reason: /ended before it joined/ }]);
+  t.match(ends(run([{ type: "exited", workerId: "b", how: "exited with code 1" }]).effects), [
+    { reason: /ended before it joined/ },
+  ]);
 });
 
 t.test("advance() gathers all reports of a gradient that is not finite before it ends", async (t) => {
@@ -167,23 +196,28 @@ t.test("advance() gathers all reports of a gradient that is not finite before it
     from(worker, { type: "nonFinite", generation: 1, globalStep: 3, phase: "G", own });
   const first = run([...training, report("a", null)]);
   t.same(ends(first.effects), []);
-  const [end] = ends(run([report("b", "gradient value 5 of shards 2..3 is NaN")], first.state, first.nowMs).effects);
+  const [end] = ends(
+    run([report("b", "gradient value 5 of shards 2..3 is NaN")], first.state, first.nowMs).effects,
+  );
   t.match(end, { ok: false, reason: /step 3, phase G \(worker "b": gradient value 5.*NaN\).*not applied/ });
   const [timeout] = ends(advance(first.state, { type: "tick" }, first.nowMs + 1100, config).effects);
   t.match(timeout, { ok: false, reason: /their sum was not/ });
 });
 
-t.test("advance() finishes: members stop at the given step, then the last state is saved, then all exit", async (t) => {
-  const stop = run([...training, { type: "finish", globalStep: 6 }]);
-  t.same(sentTypes(stop.effects), ["id-a finish", "id-b finish"]);
-  t.equal(stop.state.endStep, 6);
-  const done = (worker: string): Input => from(worker, { type: "finished", generation: 1, globalStep: 6 });
-  const trained = run([done("a"), done("b")], stop.state, stop.nowMs);
-  t.match(trained.effects, [{ type: "trained", globalStep: 6 }]);
-  const { effects } = run([{ type: "saved" }], trained.state, trained.nowMs);
-  t.same(sentTypes(effects), ["id-a exit", "id-b exit"]);
-  t.match(ends(effects), [{ ok: true }]);
-});
+t.test(
+  "advance() finishes: members stop at the given step, then the last state is saved, then all exit",
+  async (t) => {
+    const stop = run([...training, { type: "finish", globalStep: 6 }]);
+    t.same(sentTypes(stop.effects), ["id-a finish", "id-b finish"]);
+    t.equal(stop.state.endStep, 6);
+    const done = (worker: string): Input => from(worker, { type: "finished", generation: 1, globalStep: 6 });
+    const trained = run([done("a"), done("b")], stop.state, stop.nowMs);
+    t.match(trained.effects, [{ type: "trained", globalStep: 6 }]);
+    const { effects } = run([{ type: "saved" }], trained.state, trained.nowMs);
+    t.same(sentTypes(effects), ["id-a exit", "id-b exit"]);
+    t.match(ends(effects), [{ ok: true }]);
+  },
+);
 
 t.test("advance() does nothing more once the run has ended", async (t) => {
   const { state } = run([...training, { type: "exited", workerId: "a", how: "x" }]);

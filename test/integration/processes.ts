@@ -13,7 +13,9 @@ export const CLI = fileURLToPath(new URL("../../scripts/lockstep.js", import.met
 
 /** Real MNIST where this checkout has it beside it, else the digits that the product draws. */
 const MNIST = resolve("../shared/data/mnist");
-export const DATA = existsSync(MNIST) ? ["--dataset", "mnist", "--data-dir", MNIST] : ["--dataset", "synthetic"];
+export const DATA = existsSync(MNIST)
+  ? ["--dataset", "mnist", "--data-dir", MNIST]
+  : ["--dataset", "synthetic"];
 
 export interface Finished {
   readonly code: number | null;
@@ -79,7 +81,9 @@ export interface Inspected {
 }
 
 export function inspect(runDir: string): Inspected {
-  return JSON.parse(execFileSync(process.execPath, [CLI, "inspect", runDir, "--json"], { encoding: "utf8" })) as Inspected;
+  return JSON.parse(
+    execFileSync(process.execPath, [CLI, "inspect", runDir, "--json"], { encoding: "utf8" }),
+  ) as Inspected;
 }
 
 /** Step and parameter hashes: what "the same bits" means. */

@@ -14,7 +14,12 @@ t.test("adamStep() agrees with the float64 reference over many steps", async (t)
   for (let step = 0; step < 200; step++) {
     const gradient = Float32Array.from({ length: n }, () => (random.uniform() - 0.5) * 10 ** -(step % 5));
     adamStep(parameters, gradient, state, config);
-    ({ params: expected, state: expectedState } = referenceStep(expected, Float64Array.from(gradient), expectedState, config));
+    ({ params: expected, state: expectedState } = referenceStep(
+      expected,
+      Float64Array.from(gradient),
+      expectedState,
+      config,
+    ));
   }
   const worst = Math.max(...parameters.map((p, i) => Math.abs(p - expected[i])));
   t.ok(worst < 2e-6, `largest difference ${worst}`);

@@ -62,7 +62,8 @@ t.test("networks are stored as PyTorch's nn.Sequential has them", async (t) => {
   const [{ bytes }] = tensors;
   const stored = new Float32Array(bytes.slice().buffer);
   // (in, out) here, (out, in) there.
-  for (let i = 0; i < 3; i++) for (let o = 0; o < 5; o++) t.equal(stored[o * 3 + i], state.generator.parameters[i * 5 + o]);
+  for (let i = 0; i < 3; i++)
+    for (let o = 0; o < 5; o++) t.equal(stored[o * 3 + i], state.generator.parameters[i * 5 + o]);
   const reference = MODELS.mlp({ latentDim: 100, imagePixels: 784 });
   t.same(
     [reference.generator, reference.discriminator].map((net) => net.parameters.map((p) => p.torchName)),
@@ -98,40 +99,55 @@ t.test("another format version is incompatible, not damaged", async (t) => {
 t.test("checkFile() names file, expected and found", async (t) => {
   const manifest = parseManifest(manifestText);
   const file = (files.get("generator.safetensors") as Uint8Array).slice();
-  t.throws(() => checkFile(manifest, "generator.safetensors", file.subarray(1)), /must have \d+ bytes: got \d+/);
+  t.throws(
+    () => checkFile(manifest, "generator.safetensors", file.subarray(1)),
+    /must have \d+ bytes: got \d+/,
+  );
   file[file.length - 1] ^= 1;
-  t.throws(() => checkFile(manifest, "generator.safetensors", file), /SHA-256 must be [0-9a-f]{64}: got [0-9a-f]{64}/);
+  t.throws(
+    () => checkFile(manifest, "generator.safetensors", file),
+    /SHA-256 must be [0-9a-f]{64}: got [0-9a-f]{64}/,
+  );
   t.throws(() => checkFile(manifest, "other", file), CheckpointError);
 });
 
 t.test("checkNetworks() and decodeParameters() refuse another network, with the difference", async (t) => {
-  const other: Model = { ...model, generator: network("generator", 3, [dense(3, 6), leakyRelu(0.2), dense(6, 4)]) };
+  const other: Model = {
+    ...model,
+    generator: network("generator", 3, [dense(3, 6), leakyRelu(0.2), dense(6, 4)]),
+  };
   t.throws(() => checkNetworks(parseManifest(manifestText), other), {
     incompatible: true,
     message: /generator must be\n {4}dense\(3, 6\).*\n {2}but is\n {4}dense\(3, 5\)/,
   });
   const file = files.get("generator.safetensors") as Uint8Array;
-  t.throws(() => decodeParameters(other.generator, file), /"model.0.weight" must be F32 \[6, 3\]: got F32 \[5, 3\]/);
+  t.throws(
+    () => decodeParameters(other.generator, file),
+    /"model.0.weight" must be F32 \[6, 3\]: got F32 \[5, 3\]/,
+  );
   const extra = encodeSafetensors([{ name: "x", dtype: "F32", shape: [], bytes: new Uint8Array(4) }]);
   t.throws(() => decodeParameters(model.generator, extra), /unknown tensor "x"/);
 });
 
-t.test("decodeSafetensors() survives every truncation and random damage with a CheckpointError or valid tensors", async (t) => {
-  const file = files.get("discriminator.safetensors") as Uint8Array;
-  for (let length = 0; length < file.length; length++) {
-    t.throws(() => decodeSafetensors(file.subarray(0, length)), CheckpointError);
-  }
-  const size = decodeSafetensors(file).reduce((sum, { bytes }) => sum + bytes.length, 0);
-  for (let trial = 0; trial < 3000; trial++) {
-    const damaged = file.slice();
-    const at = Math.floor(random.uniform() * file.length);
-    damaged[at] ^= 1 << Math.floor(random.uniform() * 8);
-    try {
-      const tensors = decodeSafetensors(damaged);
-      const found = tensors.reduce((sum, { bytes }) => sum + bytes.length, 0);
-      if (found > file.length || (at >= file.length - size && found !== size)) t.fail(`flip at ${at}`);
-    } catch (error) {
-      if (!(error instanceof CheckpointError)) t.fail(`flip at ${at}: ${String(error)}`);
+t.test(
+  "decodeSafetensors() survives every truncation and random damage with a CheckpointError or valid tensors",
+  async (t) => {
+    const file = files.get("discriminator.safetensors") as Uint8Array;
+    for (let length = 0; length < file.length; length++) {
+      t.throws(() => decodeSafetensors(file.subarray(0, length)), CheckpointError);
     }
-  }
-});
+    const size = decodeSafetensors(file).reduce((sum, { bytes }) => sum + bytes.length, 0);
+    for (let trial = 0; trial < 3000; trial++) {
+      const damaged = file.slice();
+      const at = Math.floor(random.uniform() * file.length);
+      damaged[at] ^= 1 << Math.floor(random.uniform() * 8);
+      try {
+        const tensors = decodeSafetensors(damaged);
+        const found = tensors.reduce((sum, { bytes }) => sum + bytes.length, 0);
+        if (found > file.length || (at >= file.length - size && found !== size)) t.fail(`flip at ${at}`);
+      } catch (error) {
+        if (!(error instanceof CheckpointError)) t.fail(`flip at ${at}: ${String(error)}`);
+      }
+    }
+  },
+);

@@ -23,7 +23,11 @@ t.test("parseRunConfig() fills in the reference model", async (t) => {
     epochs: DEFAULT_EPOCHS,
     maxSteps: null,
   });
-  t.equal(parseRunConfig({ workers: 2, maxSteps: 5 }).epochs, null, "a step limit replaces the default epochs");
+  t.equal(
+    parseRunConfig({ workers: 2, maxSteps: 5 }).epochs,
+    null,
+    "a step limit replaces the default epochs",
+  );
 });
 
 t.test("parseRunConfig() refuses with flag, rule and value", async (t) => {
@@ -56,7 +60,9 @@ t.test("the stream of images crosses epochs without a partial batch", async (t) 
   t.equal(totalSteps(config, 60_000), 1875);
   t.equal(totalSteps(parseRunConfig({ workers: 1, epochs: 2, maxSteps: 100 }), 60_000), 100);
   t.same(dataPosition(config, 60_000, 938), { samples: 60_032, epoch: 1, positionInEpoch: 32 });
-  const every = Array.from({ length: 1876 }, (_, step) => step).filter((step) => isSampleStep(config, 60_000, step));
+  const every = Array.from({ length: 1876 }, (_, step) => step).filter((step) =>
+    isSampleStep(config, 60_000, step),
+  );
   t.same(every, [938, 1875]);
   const each = parseRunConfig({ workers: 1, sampleEvery: 100 });
   t.ok(isSampleStep(each, 60_000, 200));

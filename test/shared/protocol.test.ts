@@ -46,15 +46,33 @@ t.test("messages survive encoding and parsing", async (t) => {
 
 t.test("parsing names the field that is wrong", async (t) => {
   const step = { type: "credit", generation: 1, globalStep: -1 };
-  t.throws(() => parseWorkerBulkMessage(step), { name: "ProtocolError", message: /"credit" as 'globalStep' is wrong/ });
+  t.throws(() => parseWorkerBulkMessage(step), {
+    name: "ProtocolError",
+    message: /"credit" as 'globalStep' is wrong/,
+  });
   t.throws(() => parseWorkerMessage({ type: "heartbeat", generation: "1" }), /'generation'/);
   t.throws(() => parseWorkerMessage({ type: "unheard-of" }), /"unheard-of"/);
-  t.throws(() => parseCoordinatorMessage({ type: "exit", more: 1 }), ProtocolError, "unknown fields are refused");
+  t.throws(
+    () => parseCoordinatorMessage({ type: "exit", more: 1 }),
+    ProtocolError,
+    "unknown fields are refused",
+  );
 });
 
 t.test("random and mutated bytes are refused with a ProtocolError, never another error", async (t) => {
-  const parsers = [parseWorkerMessage, parseCoordinatorMessage, parseWorkerBulkMessage, parseCoordinatorBulkMessage];
-  const valid = encodeHeader({ type: "heartbeat", generation: 1, globalStep: 2, phase: "D0", waitingFor: null });
+  const parsers = [
+    parseWorkerMessage,
+    parseCoordinatorMessage,
+    parseWorkerBulkMessage,
+    parseCoordinatorBulkMessage,
+  ];
+  const valid = encodeHeader({
+    type: "heartbeat",
+    generation: 1,
+    globalStep: 2,
+    phase: "D0",
+    waitingFor: null,
+  });
   let refused = 0;
   for (let trial = 0; trial < 20_000; trial++) {
     let frame = randomBytes(trial % 60);

@@ -1,5 +1,12 @@
 import t from "tap";
-import { exactLog, fillNormal, normalQuantile, permutation, streamKey, threefry4x32 } from "../../shared/random.ts";
+import {
+  exactLog,
+  fillNormal,
+  normalQuantile,
+  permutation,
+  streamKey,
+  threefry4x32,
+} from "../../shared/random.ts";
 import type { StreamKey } from "../../shared/random.ts";
 
 t.test("threefry4x32() gives the known answers of the Random123 library", async (t) => {
@@ -12,7 +19,10 @@ t.test("threefry4x32() gives the known answers of the Random123 library", async 
   t.equal(answer([0, 0, 0, 0], [0, 0, 0, 0]), "9c6ca96a e17eae66 fc10ecd4 5256a7d8");
   t.equal(answer([ones, ones, ones, ones], [ones, ones, ones, ones]), "2a881696 57012287 f6c7446e a16a6732");
   t.equal(
-    answer([0xa4093822, 0x299f31d0, 0x082efa98, 0xec4e6c89], [0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344]),
+    answer(
+      [0xa4093822, 0x299f31d0, 0x082efa98, 0xec4e6c89],
+      [0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344],
+    ),
     "59cd1dbb b8879579 86b5d00c ac8b6d84",
   );
 });
@@ -51,7 +61,8 @@ t.test("fillNormal() depends on key and counter only, and is standard normal", a
   t.same([...later.slice(4)], [...whole.slice(0, 6)]);
   const other = new Float32Array(40_000);
   fillNormal(other, key, 2, 2, 3);
-  const mean = (f: (x: number, i: number) => number): number => whole.reduce((s, x, i) => s + f(x, i), 0) / whole.length;
+  const mean = (f: (x: number, i: number) => number): number =>
+    whole.reduce((s, x, i) => s + f(x, i), 0) / whole.length;
   t.ok(Math.abs(mean((x) => x)) < 0.02, "mean 0");
   t.ok(Math.abs(mean((x) => x * x) - 1) < 0.03, "variance 1");
   t.ok(Math.abs(mean((x) => x ** 4) - 3) < 0.2, "kurtosis 3");

@@ -1,5 +1,13 @@
 import t from "tap";
-import { coveringNodes, isTreeNode, part, rankSamples, rankShards, shardSamples, treeSplit } from "../../shared/sharding.ts";
+import {
+  coveringNodes,
+  isTreeNode,
+  part,
+  rankSamples,
+  rankShards,
+  shardSamples,
+  treeSplit,
+} from "../../shared/sharding.ts";
 import { addInJavaScript, TreeSum } from "../../shared/tree-sum.ts";
 
 t.test("part() cuts into contiguous parts whose sizes differ by at most one", async (t) => {
@@ -50,7 +58,11 @@ t.test("isTreeNode() knows the nodes that treeSplit() makes", async (t) => {
     t.equal(nodes.size, 2 * numShards - 1);
     for (let start = 0; start < numShards; start++) {
       for (let end = start + 1; end <= numShards; end++) {
-        t.equal(isTreeNode({ start, end }, numShards), nodes.has(`${start}-${end}`), `${start}-${end} of ${numShards}`);
+        t.equal(
+          isTreeNode({ start, end }, numShards),
+          nodes.has(`${start}-${end}`),
+          `${start}-${end} of ${numShards}`,
+        );
       }
     }
   }
@@ -102,13 +114,16 @@ t.test("TreeSum gives the same bits for every split into ranks, where a plain su
   }
 });
 
-t.test("TreeSum refuses a node that is not the next one, and never writes to what it does not own", async (t) => {
-  const sum = new TreeSum(4, addInJavaScript, () => new Float32Array(2));
-  const first = new Float32Array([1, 2]);
-  sum.push({ start: 0, end: 1 }, first, false);
-  t.throws(() => sum.push({ start: 2, end: 3 }, first, false), RangeError);
-  t.throws(() => sum.push({ start: 1, end: 3 }, first, false), RangeError);
-  sum.push({ start: 1, end: 2 }, new Float32Array([10, 20]), false);
-  t.same([...first], [1, 2]);
-  t.same([...sum.take()[0].values], [11, 22]);
-});
+t.test(
+  "TreeSum refuses a node that is not the next one, and never writes to what it does not own",
+  async (t) => {
+    const sum = new TreeSum(4, addInJavaScript, () => new Float32Array(2));
+    const first = new Float32Array([1, 2]);
+    sum.push({ start: 0, end: 1 }, first, false);
+    t.throws(() => sum.push({ start: 2, end: 3 }, first, false), RangeError);
+    t.throws(() => sum.push({ start: 1, end: 3 }, first, false), RangeError);
+    sum.push({ start: 1, end: 2 }, new Float32Array([10, 20]), false);
+    t.same([...first], [1, 2]);
+    t.same([...sum.take()[0].values], [11, 22]);
+  },
+);

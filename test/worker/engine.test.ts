@@ -15,7 +15,7 @@ import { initialReplica, replicaLengths } from "../../worker/replica.ts";
 import { StepBuffers, trainStep, trainingNoise, vectorLength } from "../../worker/train-step.ts";
 import { parseRunConfig } from "../../shared/config.ts";
 import { phasesOfStep } from "../../shared/phases.ts";
-import { addInJavaScript } from "../../shared/tree-sum.ts";
+import { addInJavaScript, TreeSum } from "../../shared/tree-sum.ts";
 import * as reference from "../reference/float64-gan.ts";
 import { mulberry32 } from "../reference/mulberry32.ts";
 
@@ -42,8 +42,20 @@ function referenceNetwork(net: Network): reference.Network {
 }
 
 const small: Model = {
-  generator: network("generator", 5, [dense(5, 7), leakyRelu(0.2), dense(7, 6), sigmoid(), dense(6, 12), tanh()]),
-  discriminator: network("discriminator", 12, [dense(12, 9), leakyRelu(0.2), dense(9, 4), tanh(), dense(4, 1)], sigmoid()),
+  generator: network("generator", 5, [
+    dense(5, 7),
+    leakyRelu(0.2),
+    dense(7, 6),
+    sigmoid(),
+    dense(6, 12),
+    tanh(),
+  ]),
+  discriminator: network(
+    "discriminator",
+    12,
+    [dense(12, 9), leakyRelu(0.2), dense(9, 4), tanh(), dense(4, 1)],
+    sigmoid(),
+  ),
 };
 
 function maxError(actual: Float32Array, expected: Float64Array): number {
@@ -59,11 +71,18 @@ function maxError(actual: Float32Array, expected: Float64Array): number {
 function inputs(model: Model, numSamples: number, seed: number) {
   const random = mulberry32(seed);
   const noise = Float32Array.from(random.normals(numSamples * model.generator.numInputs));
-  const pixels = Uint8Array.from({ length: numSamples * model.discriminator.numInputs }, () => random.uniform() * 256);
+  const pixels = Uint8Array.from(
+    { length: numSamples * model.discriminator.numInputs },
+    () => random.uniform() * 256,
+  );
   return { noise, pixels };
 }
 
-async function engineWith(name: EngineName, model: Model, seed: number): Promise<{ engine: Engine; g: Float32Array; d: Float32Array }> {
+async function engineWith(
+  name: EngineName,
+  model: Model,
+  seed: number,
+): Promise<{ engine: Engine; g: Float32Array; d: Float32Array }> {
   const engine = await createEngine({ engine: name }, { model, objective });
   const g = initialParameters(model.generator, seed);
   const d = initialParameters(model.discriminator, seed);
@@ -89,13 +108,19 @@ for (const name of ENGINE_NAMES) {
         noise_BL: Float64Array.from(noise),
       };
       const dOut = new Float32Array(vectorLength(model, "discriminator"));
-      engine.discriminatorGradient({ numSamples, globalBatchSize: numSamples, noise, pixels }, dOut);
-      const dExpected = reference.discriminatorGradient({ ...common, real_BD: reference.pixelsToReal(pixels) });
+      engine.discriminatorGradient(
+        { shardSizes: [numSamples], globalBatchSize: numSamples, noise, pixels },
+        dOut,
+      );
+      const dExpected = reference.discriminatorGradient({
+        ...common,
+        real_BD: reference.pixelsToReal(pixels),
+      });
       t.ok(maxError(dOut, dExpected.gradient) < 2e-5, `discriminator, ${maxError(dOut, dExpected.gradient)}`);
       const dMetrics = [dExpected.loss, dExpected.meanRealProbability, dExpected.meanFakeProbability];
       t.ok(maxError(dOut.slice(-3), Float64Array.from(dMetrics)) < 1e-6, "its metrics");
       const gOut = new Float32Array(vectorLength(model, "generator"));
-      engine.generatorGradient({ numSamples, globalBatchSize: numSamples, noise }, gOut);
+      engine.generatorGradient({ shardSizes: [numSamples], globalBatchSize: numSamples, noise }, gOut);
       const gExpected = reference.generatorGradient(common);
       t.ok(maxError(gOut, gExpected.gradient) < 2e-5, `generator, ${maxError(gOut, gExpected.gradient)}`);
       const gMetrics = [gExpected.loss, gExpected.meanFakeProbability];
@@ -104,60 +129,71 @@ for (const name of ENGINE_NAMES) {
     }
   });
 
-  t.test(`${name}: the gradient of every layer agrees with finite differences of the float64 reference`, async (t) => {
-    for (const layer of [leakyRelu(0.2), tanh(), sigmoid()]) {
-      const model: Model = {
-        generator: network("generator", 3, [dense(3, 4), layer, dense(4, 5)]),
-        discriminator: network("discriminator", 5, [dense(5, 3), layer, dense(3, 1)], sigmoid()),
-      };
-      const { engine, g, d } = await engineWith(name, model, 2);
-      const { noise, pixels } = inputs(model, 4, 3);
-      const lossAt = (phase: "generator" | "discriminator", gParams: Float64Array, dParams: Float64Array): number => {
-        const common = {
-          generator: referenceNetwork(model.generator),
-          discriminator: referenceNetwork(model.discriminator),
-          gParams,
-          dParams,
-          noise_BL: Float64Array.from(noise),
+  t.test(
+    `${name}: the gradient of every layer agrees with finite differences of the float64 reference`,
+    async (t) => {
+      for (const layer of [leakyRelu(0.2), tanh(), sigmoid()]) {
+        const model: Model = {
+          generator: network("generator", 3, [dense(3, 4), layer, dense(4, 5)]),
+          discriminator: network("discriminator", 5, [dense(5, 3), layer, dense(3, 1)], sigmoid()),
         };
-        return phase === "generator"
-          ? reference.generatorGradient(common).loss
-          : reference.discriminatorGradient({ ...common, real_BD: reference.pixelsToReal(pixels) }).loss;
-      };
-      for (const phase of ["generator", "discriminator"] as const) {
-        const out = new Float32Array(vectorLength(model, phase));
-        if (phase === "generator") engine.generatorGradient({ numSamples: 4, globalBatchSize: 4, noise }, out);
-        else engine.discriminatorGradient({ numSamples: 4, globalBatchSize: 4, noise, pixels }, out);
-        const own = phase === "generator" ? g : d;
-        const differences = Float64Array.from(own, (_, i) => {
-          const at = (h: number): number => {
-            const moved = Float64Array.from(own);
-            moved[i] += h;
-            return phase === "generator"
-              ? lossAt(phase, moved, Float64Array.from(d))
-              : lossAt(phase, Float64Array.from(g), moved);
+        const { engine, g, d } = await engineWith(name, model, 2);
+        const { noise, pixels } = inputs(model, 4, 3);
+        const lossAt = (
+          phase: "generator" | "discriminator",
+          gParams: Float64Array,
+          dParams: Float64Array,
+        ): number => {
+          const common = {
+            generator: referenceNetwork(model.generator),
+            discriminator: referenceNetwork(model.discriminator),
+            gParams,
+            dParams,
+            noise_BL: Float64Array.from(noise),
           };
-          return (at(1e-5) - at(-1e-5)) / 2e-5;
-        });
-        t.ok(maxError(out, differences) < 2e-5, `${layer.description}, ${phase}: ${maxError(out, differences)}`);
+          return phase === "generator"
+            ? reference.generatorGradient(common).loss
+            : reference.discriminatorGradient({ ...common, real_BD: reference.pixelsToReal(pixels) }).loss;
+        };
+        for (const phase of ["generator", "discriminator"] as const) {
+          const out = new Float32Array(vectorLength(model, phase));
+          if (phase === "generator")
+            engine.generatorGradient({ shardSizes: [4], globalBatchSize: 4, noise }, out);
+          else engine.discriminatorGradient({ shardSizes: [4], globalBatchSize: 4, noise, pixels }, out);
+          const own = phase === "generator" ? g : d;
+          const differences = Float64Array.from(own, (_, i) => {
+            const at = (h: number): number => {
+              const moved = Float64Array.from(own);
+              moved[i] += h;
+              return phase === "generator"
+                ? lossAt(phase, moved, Float64Array.from(d))
+                : lossAt(phase, Float64Array.from(g), moved);
+            };
+            return (at(1e-5) - at(-1e-5)) / 2e-5;
+          });
+          t.ok(
+            maxError(out, differences) < 2e-5,
+            `${layer.description}, ${phase}: ${maxError(out, differences)}`,
+          );
+        }
+        engine.dispose();
       }
-      engine.dispose();
-    }
-  });
+    },
+  );
 
   t.test(`${name}: gradients of shards add up to the gradient of the batch`, async (t) => {
     const { engine } = await engineWith(name, small, 6);
     const { noise, pixels } = inputs(small, 8, 5);
     const length = vectorLength(small, "discriminator");
     const whole = new Float32Array(length);
-    engine.discriminatorGradient({ numSamples: 8, globalBatchSize: 8, noise, pixels }, whole);
+    engine.discriminatorGradient({ shardSizes: [8], globalBatchSize: 8, noise, pixels }, whole);
     const sum = new Float32Array(length);
     for (const [start, end] of [
       [0, 3],
       [3, 8],
     ]) {
       const out = new Float32Array(length);
-      const shard = { numSamples: end - start, globalBatchSize: 8 };
+      const shard = { shardSizes: [end - start], globalBatchSize: 8 };
       const slice = { noise: noise.slice(start * 5, end * 5), pixels: pixels.slice(start * 12, end * 12) };
       engine.discriminatorGradient({ ...shard, ...slice }, out);
       addInJavaScript(sum, sum, out);
@@ -166,69 +202,127 @@ for (const name of ENGINE_NAMES) {
     engine.dispose();
   });
 
-  t.test(`${name}: three full steps of the reference model agree with the float64 implementation`, async (t) => {
-    const config = parseRunConfig({ workers: 1, maxSteps: 3, globalBatchSize: 16, engine: name, seed: 11 });
-    const model = MODELS.mlp({ latentDim: 100, imagePixels: 784 });
-    const engine = await createEngine(config, { model, objective });
-    const memory = await HostMemory.create([...replicaLengths(model), ...StepBuffers.lengths(model, phasesOfStep(1), 4)]);
-    const replica = initialReplica(model, config.seed, memory);
-    engine.setParameters("generator", replica.generator.parameters);
-    engine.setParameters("discriminator", replica.discriminator.parameters);
-    const before = replica.generator.parameters.slice();
-    let expected = reference.initGan({
-      generator: referenceNetwork(model.generator),
-      discriminator: referenceNetwork(model.discriminator),
-      gParams: Float64Array.from(replica.generator.parameters),
-      dParams: Float64Array.from(replica.discriminator.parameters),
-    });
-    const buffers = new StepBuffers(model, phasesOfStep(1), 4, memory);
-    const all = { start: 0, end: 16 };
-    for (let globalStep = 0; globalStep < 3; globalStep++) {
-      const { pixels } = inputs(model, 16, globalStep);
-      const { metrics } = await trainStep(
-        {
-          config,
-          model,
-          engine,
-          replica,
-          rank: 0,
-          worldSize: 1,
-          memory,
-          allReduce: async (_step, _phase, [partial], result) => result.set(partial.values),
-          breathe: async () => undefined,
-          onPhase: () => undefined,
-        },
-        buffers,
-        globalStep,
-        pixels,
-      );
-      const hyper = { learningRate: config.learningRate, beta1: config.beta1, beta2: config.beta2 };
-      const result = reference.trainStep(
-        expected,
-        {
-          real_BD: reference.pixelsToReal(pixels),
-          noiseD_BL: Float64Array.from(trainingNoise(config.seed, 100, globalStep, 0, all)),
-          noiseG_BL: Float64Array.from(trainingNoise(config.seed, 100, globalStep, 1, all)),
-        },
-        { generator: hyper, discriminator: hyper },
-      );
-      expected = result.state;
-      t.ok(Math.abs(metrics.discriminatorLoss - result.discriminatorLoss) < 2e-5, `D loss of step ${globalStep}`);
-      t.ok(Math.abs(metrics.generatorLoss - result.generatorLoss) < 2e-5, `G loss of step ${globalStep}`);
-      t.ok(Math.abs(metrics.realProbability - result.meanRealProbability) < 2e-5, "D(x)");
-      t.ok(Math.abs(metrics.fakeProbability - result.meanFakeProbability) < 2e-5, "D(G(z))");
-    }
-    // Adam's first steps have the size of the learning rate whatever the gradient's size, so parameters whose
-    // gradient is nearly zero may step either way; the bulk must agree far better than one step's size.
-    for (const [actual, wanted] of [
-      [replica.generator.parameters, expected.gParams],
-      [replica.discriminator.parameters, expected.dParams],
+  t.test(`${name}: several shards at once have the bits of a tree sum over shards one by one`, async (t) => {
+    for (const [model, shardSizes] of [
+      [small, [3, 2]],
+      [small, [1, 1, 1]],
+      [small, [2, 3, 2, 3, 2, 1, 4]],
+      [MODELS.mlp({ latentDim: 100, imagePixels: 784 }), [5, 4, 4, 5]],
     ] as const) {
-      const errors = Float64Array.from(actual, (p, i) => Math.abs(p - wanted[i])).sort();
-      t.ok(errors[Math.floor(0.99 * errors.length)] < 0.02 * config.learningRate, "99 % of parameters");
-      t.ok(errors[errors.length - 1] < 6.1 * config.learningRate, "all parameters");
+      const { engine } = await engineWith(name, model, 6);
+      const total = shardSizes.reduce((sum: number, n) => sum + n, 0);
+      const { noise, pixels } = inputs(model, total, 5);
+      for (const phase of ["discriminator", "generator"] as const) {
+        const length = vectorLength(model, phase);
+        const gradient = (sizes: readonly number[], start: number): Float32Array => {
+          const end = start + sizes.reduce((sum, n) => sum + n, 0);
+          const slice = <A extends Float32Array | Uint8Array>(array: A, width: number) =>
+            array.slice(start * width, end * width) as A;
+          const batch = {
+            shardSizes: sizes,
+            globalBatchSize: total,
+            noise: slice(noise, model.generator.numInputs),
+          };
+          const out = new Float32Array(length);
+          if (phase === "generator") engine.generatorGradient(batch, out);
+          else
+            engine.discriminatorGradient(
+              { ...batch, pixels: slice(pixels, model.discriminator.numInputs) },
+              out,
+            );
+          return out;
+        };
+        const sum = new TreeSum(shardSizes.length, addInJavaScript, () => new Float32Array(length));
+        let start = 0;
+        for (const [shard, n] of shardSizes.entries()) {
+          sum.push({ start: shard, end: shard + 1 }, gradient([n], start), true);
+          start += n;
+        }
+        const [{ values }] = sum.take();
+        t.ok(
+          Buffer.from(gradient(shardSizes, 0).buffer).equals(Buffer.from(values.buffer)),
+          `${phase}, ${shardSizes.join()}`,
+        );
+      }
+      engine.dispose();
     }
-    t.ok(replica.generator.parameters.some((p, i) => p !== before[i]), "training changes parameters");
-    engine.dispose();
   });
+
+  t.test(
+    `${name}: three full steps of the reference model agree with the float64 implementation`,
+    async (t) => {
+      const config = parseRunConfig({ workers: 1, maxSteps: 3, globalBatchSize: 16, engine: name, seed: 11 });
+      const model = MODELS.mlp({ latentDim: 100, imagePixels: 784 });
+      const engine = await createEngine(config, { model, objective });
+      const memory = await HostMemory.create([
+        ...replicaLengths(model),
+        ...StepBuffers.lengths(model, phasesOfStep(1), 4),
+      ]);
+      const replica = initialReplica(model, config.seed, memory);
+      engine.setParameters("generator", replica.generator.parameters);
+      engine.setParameters("discriminator", replica.discriminator.parameters);
+      const before = replica.generator.parameters.slice();
+      let expected = reference.initGan({
+        generator: referenceNetwork(model.generator),
+        discriminator: referenceNetwork(model.discriminator),
+        gParams: Float64Array.from(replica.generator.parameters),
+        dParams: Float64Array.from(replica.discriminator.parameters),
+      });
+      const buffers = new StepBuffers(model, phasesOfStep(1), 4, memory);
+      const all = { start: 0, end: 16 };
+      for (let globalStep = 0; globalStep < 3; globalStep++) {
+        const { pixels } = inputs(model, 16, globalStep);
+        const { metrics } = await trainStep(
+          {
+            config,
+            model,
+            engine,
+            replica,
+            rank: 0,
+            worldSize: 1,
+            memory,
+            allReduce: async (_step, _phase, [partial], result) => result.set(partial.values),
+            breathe: async () => undefined,
+            onPhase: () => undefined,
+          },
+          buffers,
+          globalStep,
+          pixels,
+        );
+        const hyper = { learningRate: config.learningRate, beta1: config.beta1, beta2: config.beta2 };
+        const result = reference.trainStep(
+          expected,
+          {
+            real_BD: reference.pixelsToReal(pixels),
+            noiseD_BL: Float64Array.from(trainingNoise(config.seed, 100, globalStep, 0, all)),
+            noiseG_BL: Float64Array.from(trainingNoise(config.seed, 100, globalStep, 1, all)),
+          },
+          { generator: hyper, discriminator: hyper },
+        );
+        expected = result.state;
+        t.ok(
+          Math.abs(metrics.discriminatorLoss - result.discriminatorLoss) < 2e-5,
+          `D loss of step ${globalStep}`,
+        );
+        t.ok(Math.abs(metrics.generatorLoss - result.generatorLoss) < 2e-5, `G loss of step ${globalStep}`);
+        t.ok(Math.abs(metrics.realProbability - result.meanRealProbability) < 2e-5, "D(x)");
+        t.ok(Math.abs(metrics.fakeProbability - result.meanFakeProbability) < 2e-5, "D(G(z))");
+      }
+      // Adam's first steps have the size of the learning rate whatever the gradient's size, so parameters whose
+      // gradient is nearly zero may step either way; the bulk must agree far better than one step's size.
+      for (const [actual, wanted] of [
+        [replica.generator.parameters, expected.gParams],
+        [replica.discriminator.parameters, expected.dParams],
+      ] as const) {
+        const errors = Float64Array.from(actual, (p, i) => Math.abs(p - wanted[i])).sort();
+        t.ok(errors[Math.floor(0.99 * errors.length)] < 0.02 * config.learningRate, "99 % of parameters");
+        t.ok(errors[errors.length - 1] < 6.1 * config.learningRate, "all parameters");
+      }
+      t.ok(
+        replica.generator.parameters.some((p, i) => p !== before[i]),
+        "training changes parameters",
+      );
+      engine.dispose();
+    },
+  );
 }

@@ -11,7 +11,10 @@ const LENGTH = 1003;
 
 const shardOf = (s: number): Float32Array => {
   const random = mulberry32(s + 1);
-  return Float32Array.from({ length: LENGTH }, () => (random.uniform() - 0.5) * 10 ** Math.floor(random.uniform() * 8));
+  return Float32Array.from(
+    { length: LENGTH },
+    () => (random.uniform() - 0.5) * 10 ** Math.floor(random.uniform() * 8),
+  );
 };
 
 function partialsOf(numShards: number, worldSize: number, rank: number): readonly Partial[] {
@@ -28,7 +31,15 @@ function allReduce(numShards: number, worldSize: number, seed: number): readonly
   const ranks = results.map(
     (result, rank) =>
       new Reduction(
-        { generation: 1, worldSize, rank, numShards, length: LENGTH, segmentFloats: 97, add: addInJavaScript },
+        {
+          generation: 1,
+          worldSize,
+          rank,
+          numShards,
+          length: LENGTH,
+          segmentFloats: 97,
+          add: addInJavaScript,
+        },
         5,
         1,
         result,
@@ -53,18 +64,24 @@ function allReduce(numShards: number, worldSize: number, seed: number): readonly
   return results;
 }
 
-t.test("Reduction gives every rank the same bits, for any number of ranks and any order of arrival", async (t) => {
-  for (const numShards of [1, 4, 7]) {
-    const [expected] = partialsOf(numShards, 1, 0);
-    for (let worldSize = 1; worldSize <= numShards; worldSize++) {
-      for (let seed = 0; seed < 3; seed++) {
-        for (const result of allReduce(numShards, worldSize, seed)) {
-          t.ok(Buffer.from(result.buffer).equals(Buffer.from(expected.values.buffer)), `${worldSize} of ${numShards}`);
+t.test(
+  "Reduction gives every rank the same bits, for any number of ranks and any order of arrival",
+  async (t) => {
+    for (const numShards of [1, 4, 7]) {
+      const [expected] = partialsOf(numShards, 1, 0);
+      for (let worldSize = 1; worldSize <= numShards; worldSize++) {
+        for (let seed = 0; seed < 3; seed++) {
+          for (const result of allReduce(numShards, worldSize, seed)) {
+            t.ok(
+              Buffer.from(result.buffer).equals(Buffer.from(expected.values.buffer)),
+              `${worldSize} of ${numShards}`,
+            );
+          }
         }
       }
     }
-  }
-});
+  },
+);
 
 t.test("Reduction sends about 2 (W-1)/W vectors per rank", async (t) => {
   const worldSize = 4;
@@ -77,7 +94,15 @@ t.test("Reduction sends about 2 (W-1)/W vectors per rank", async (t) => {
 
 t.test("Reduction refuses what it did not ask for, and its result does not change", async (t) => {
   const result = new Float32Array(LENGTH);
-  const plan = { generation: 1, worldSize: 2, rank: 0, numShards: 4, length: LENGTH, segmentFloats: 2000, add: addInJavaScript };
+  const plan = {
+    generation: 1,
+    worldSize: 2,
+    rank: 0,
+    numShards: 4,
+    length: LENGTH,
+    segmentFloats: 2000,
+    add: addInJavaScript,
+  };
   const reduction = new Reduction(plan, 0, 0, result);
   const node = coveringNodes({ start: 2, end: 4 }, 4)[0];
   const good = {

@@ -10,16 +10,20 @@ import type { Model } from "../../shared/nn/models.ts";
 import type { NetworkName } from "../../shared/nn/network.ts";
 import type { Objective } from "../../shared/nn/objectives.ts";
 
-/** A slice of the global batch. Sums are divided by the global batch size, so that shards just add up to the mean. */
-export interface Shard {
-  readonly numSamples: number;
+/**
+ * The samples of consecutive shards that form a node of the canonical tree.
+ * Sums are divided by the global batch size, so that shards just add up to the mean.
+ */
+export interface Batch {
+  /** Samples of each shard, in order. */
+  readonly shardSizes: readonly number[];
   readonly globalBatchSize: number;
-  /** (numSamples, latentDim). */
+  /** (samples, latentDim). */
   readonly noise: Float32Array;
 }
 
-export interface RealShard extends Shard {
-  /** (numSamples, imagePixels) uint8; the engine scales them to [-1, 1]. */
+export interface RealBatch extends Batch {
+  /** (samples, imagePixels) uint8; the engine scales them to [-1, 1]. */
   readonly pixels: Uint8Array;
 }
 
@@ -30,13 +34,14 @@ export interface Engine {
   /** @param flat (numParameters,), copied. */
   setParameters(network: NetworkName, flat: Float32Array): void;
   /**
-   * Gradient of the discriminator's loss on a shard, and its metrics behind it.
+   * Gradient of the discriminator's loss, and its metrics behind it, summed over the shards in the
+   * canonical tree: the bits of a TreeSum over the shards one by one.
    *
    * @param out Receives numParameters gradients, then PHASE_METRICS.discriminator.
    */
-  discriminatorGradient(shard: RealShard, out: Float32Array): void;
+  discriminatorGradient(batch: RealBatch, out: Float32Array): void;
   /** The same for the generator's loss: numParameters gradients, then PHASE_METRICS.generator. */
-  generatorGradient(shard: Shard, out: Float32Array): void;
+  generatorGradient(batch: Batch, out: Float32Array): void;
   /** @param noise (numSamples, latentDim). @returns (numSamples, imagePixels) in [-1, 1]. */
   generate(noise: Float32Array, numSamples: number): Float32Array;
   dispose(): void;
@@ -52,7 +57,10 @@ export interface EngineOptions {
  *
  * @throws {Error} If its library cannot run here.
  */
-export async function createEngine(config: Pick<TrainingConfig, "engine">, options: EngineOptions): Promise<Engine> {
+export async function createEngine(
+  config: Pick<TrainingConfig, "engine">,
+  options: EngineOptions,
+): Promise<Engine> {
   const { createTfjsEngine } = await import("./tfjs-engine.ts");
   return createTfjsEngine(config.engine, options);
 }

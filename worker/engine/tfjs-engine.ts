@@ -9,7 +9,9 @@ import type { Tensor } from "@tensorflow/tfjs";
 import type { EngineName } from "../../shared/config.ts";
 import type { TensorFlow } from "../../shared/nn/layers.ts";
 import type { Network, NetworkName } from "../../shared/nn/network.ts";
-import type { Engine, EngineOptions, RealShard, Shard } from "./engine.ts";
+import type { Model } from "../../shared/nn/models.ts";
+import { addInJavaScript, TreeSum } from "../../shared/tree-sum.ts";
+import type { Batch, Engine, EngineOptions, RealBatch } from "./engine.ts";
 import type { TensorAccess } from "./wasm-backend.ts";
 import { loadWasmBackend } from "./wasm-backend.ts";
 
@@ -24,7 +26,8 @@ export async function createTfjsEngine(name: EngineName, options: EngineOptions)
     tf.enableProdMode();
     return new TfjsEngine(name, options, access);
   }
-  if (!(await tf.setBackend(name))) throw new Error(`Cannot use engine ${name} as tfjs must start its backend`);
+  if (!(await tf.setBackend(name)))
+    throw new Error(`Cannot use engine ${name} as tfjs must start its backend`);
   tf.enableProdMode();
   return new TfjsEngine(name, options, portableAccess);
 }
@@ -45,7 +48,8 @@ class TfjsEngine implements Engine {
     this.name = name;
     this.#options = options;
     this.#access = access;
-    const zeros = (net: Network): readonly Tensor[] => net.parameters.map(({ shape }) => tf.zeros([...shape]));
+    const zeros = (net: Network): readonly Tensor[] =>
+      net.parameters.map(({ shape }) => tf.zeros([...shape]));
     const { generator, discriminator } = options.model;
     this.#parameters = { generator: zeros(generator), discriminator: zeros(discriminator) };
   }
@@ -57,53 +61,98 @@ class TfjsEngine implements Engine {
   setParameters(name: NetworkName, flat: Float32Array): void {
     const net = this.#options.model[name];
     if (flat.length !== net.numParameters) {
-      throw new RangeError(`Cannot set ${name} parameters as there must be ${net.numParameters}: got ${flat.length}`);
+      throw new RangeError(
+        `Cannot set ${name} parameters as there must be ${net.numParameters}: got ${flat.length}`,
+      );
     }
     for (const [i, { offset, size }] of net.parameters.entries()) {
       this.#access.write(this.#parameters[name][i], flat.subarray(offset, offset + size));
     }
   }
 
-  discriminatorGradient(shard: RealShard, out: Float32Array): void {
+  discriminatorGradient(batch: RealBatch, out: Float32Array): void {
+    this.#overShards("discriminator", batch, out, (part, vector) => this.#discriminatorPass(part, vector));
+  }
+
+  generatorGradient(batch: Batch, out: Float32Array): void {
+    this.#overShards("generator", batch, out, (part, vector) => this.#generatorPass(part, vector));
+  }
+
+  /** All shards in one pass where backend and networks allow it, else one by one. */
+  #overShards<B extends Batch>(
+    name: NetworkName,
+    batch: B,
+    out: Float32Array,
+    pass: (part: B, vector: Float32Array) => void,
+  ): void {
+    const { shardSizes } = batch;
+    const { generator, discriminator } = this.#options.model;
+    const rowwise = [...generator.layers, ...discriminator.layers].every((layer) => layer.rowwise);
+    const { sumOverShards } = this.#access;
+    if (shardSizes.length === 1) {
+      pass(batch, out);
+    } else if (sumOverShards !== undefined && rowwise) {
+      // A row of the discriminator's pass is a real or a fake image, a row of the generator's an image.
+      const rowsPerSample = name === "discriminator" ? 2 : 1;
+      sumOverShards(
+        shardSizes.map((n) => n * rowsPerSample),
+        () => pass(batch, out),
+      );
+    } else {
+      const allocate = (): Float32Array => new Float32Array(out.length);
+      const sum = new TreeSum(shardSizes.length, addInJavaScript, allocate);
+      for (const [shard, part] of splitBatch(batch, this.#options.model).entries()) {
+        const vector = allocate();
+        pass(part, vector);
+        sum.push({ start: shard, end: shard + 1 }, vector, true);
+      }
+      out.set(sum.take()[0].values);
+    }
+  }
+
+  #discriminatorPass(batch: RealBatch, out: Float32Array): void {
     const { model, objective } = this.#options;
-    const { numSamples, globalBatchSize, pixels } = shard;
+    const { shardSizes, globalBatchSize, pixels } = batch;
+    const numSamples = numSamplesOf(batch);
     tf.tidy(() => {
-      const fake = this.#forward("generator", this.#noise(shard));
+      const fake = this.#forward("generator", this.#noise(batch));
       const real = tf.tensor(scalePixels(pixels), [numSamples, model.discriminator.numInputs]);
-      // Real and fake images in one pass: the gradient of a weight is one matrix product over both.
-      const both = tf.concat([real, fake]);
-      let realLogits!: Tensor;
-      let fakeLogits!: Tensor;
+      // Real and fake images in one pass, those of a shard together: its gradient is a sum over consecutive rows.
+      const both = interleave(real, fake, shardSizes);
+      let kept: readonly Tensor[] = [];
       const loss = (parameters: readonly Tensor[]): Tensor => {
-        const logits = forward(model.discriminator, both, parameters);
-        realLogits = tf.slice(logits, [0, 0], [numSamples, 1]);
-        fakeLogits = tf.slice(logits, [numSamples, 0], [numSamples, 1]);
+        const [realLogits, fakeLogits] = separate(forward(model.discriminator, both, parameters), shardSizes);
         const losses = objective.discriminatorLoss(tf, realLogits, fakeLogits);
-        tf.keep(realLogits);
-        tf.keep(fakeLogits);
+        kept = [losses, realLogits, fakeLogits].map((tensor) => tf.keep(tensor));
         return tf.mul(tf.sum(losses), 1 / globalBatchSize);
       };
-      const end = this.#gradient(model.discriminator, loss, out);
-      out[end + 1] = meanProbability(realLogits, globalBatchSize);
-      out[end + 2] = meanProbability(fakeLogits, globalBatchSize);
-      tf.dispose([realLogits, fakeLogits]);
+      this.#gradient(model.discriminator, loss, out);
+      const [losses, realLogits, fakeLogits] = kept;
+      const rows = [losses, tf.sigmoid(realLogits), tf.sigmoid(fakeLogits)];
+      out.set(shardSums(rows, shardSizes, globalBatchSize), model.discriminator.numParameters);
+      tf.dispose([...kept]);
     });
   }
 
-  generatorGradient(shard: Shard, out: Float32Array): void {
+  #generatorPass(batch: Batch, out: Float32Array): void {
     const { model, objective } = this.#options;
-    const { globalBatchSize } = shard;
+    const { shardSizes, globalBatchSize } = batch;
     tf.tidy(() => {
-      const noise = this.#noise(shard);
-      let logits!: Tensor;
+      const noise = this.#noise(batch);
+      let kept: readonly Tensor[] = [];
       const loss = (parameters: readonly Tensor[]): Tensor => {
-        const fake = forward(model.generator, noise, parameters);
-        logits = tf.keep(this.#forward("discriminator", fake));
-        return tf.mul(tf.sum(objective.generatorLoss(tf, logits)), 1 / globalBatchSize);
+        const logits = this.#forward("discriminator", forward(model.generator, noise, parameters));
+        const losses = objective.generatorLoss(tf, logits);
+        kept = [losses, logits].map((tensor) => tf.keep(tensor));
+        return tf.mul(tf.sum(losses), 1 / globalBatchSize);
       };
-      const end = this.#gradient(model.generator, loss, out);
-      out[end + 1] = meanProbability(logits, globalBatchSize);
-      tf.dispose(logits);
+      this.#gradient(model.generator, loss, out);
+      const [losses, logits] = kept;
+      out.set(
+        shardSums([losses, tf.sigmoid(logits)], shardSizes, globalBatchSize),
+        model.generator.numParameters,
+      );
+      tf.dispose([...kept]);
     });
   }
 
@@ -118,22 +167,19 @@ class TfjsEngine implements Engine {
     tf.dispose([...this.#parameters.generator, ...this.#parameters.discriminator]);
   }
 
-  #noise({ noise, numSamples }: Shard): Tensor {
-    return tf.tensor(noise, [numSamples, this.#options.model.generator.numInputs]);
+  #noise(batch: Batch): Tensor {
+    return tf.tensor(batch.noise, [numSamplesOf(batch), this.#options.model.generator.numInputs]);
   }
 
   #forward(name: NetworkName, x: Tensor): Tensor {
     return forward(this.#options.model[name], x, this.#parameters[name]);
   }
 
-  /** Writes the gradient and, behind it, the loss. @returns Position of the loss in `out`. */
-  #gradient(net: Network, loss: (parameters: readonly Tensor[]) => Tensor, out: Float32Array): number {
-    const { value, grads } = tf.valueAndGrads((...parameters: Tensor[]) => loss(parameters).asScalar())(
-      [...this.#parameters[net.name]],
-    );
+  #gradient(net: Network, loss: (parameters: readonly Tensor[]) => Tensor, out: Float32Array): void {
+    const { grads } = tf.valueAndGrads((...parameters: Tensor[]) => loss(parameters).asScalar())([
+      ...this.#parameters[net.name],
+    ]);
     for (const [i, { offset }] of net.parameters.entries()) this.#access.read(grads[i], out, offset);
-    out[net.numParameters] = value.dataSync()[0];
-    return net.numParameters;
   }
 }
 
@@ -157,7 +203,68 @@ export function scalePixels(pixels: Uint8Array): Float32Array {
   return scaled;
 }
 
-/** Sum of sigmoid(logit) over the global batch size. */
-function meanProbability(logits: Tensor, globalBatchSize: number): number {
-  return tf.sum(tf.sigmoid(logits)).dataSync()[0] / globalBatchSize;
+function numSamplesOf({ shardSizes }: Batch): number {
+  return shardSizes.reduce((sum, n) => sum + n, 0);
+}
+
+/** A batch of every shard. Keeps what else the batch has. */
+function splitBatch<B extends Batch>(batch: B, { generator, discriminator }: Model): readonly B[] {
+  let start = 0;
+  return batch.shardSizes.map((numSamples) => {
+    const end = start + numSamples;
+    const noise = batch.noise.slice(start * generator.numInputs, end * generator.numInputs);
+    const { numInputs } = discriminator;
+    const pixels =
+      "pixels" in batch ? (batch.pixels as Uint8Array).slice(start * numInputs, end * numInputs) : undefined;
+    start = end;
+    return { ...batch, shardSizes: [numSamples], noise, ...(pixels === undefined ? {} : { pixels }) };
+  });
+}
+
+/** Rows of `a` and `b` shard by shard: (2 samples, columns). */
+function interleave(a: Tensor, b: Tensor, shardSizes: readonly number[]): Tensor {
+  if (shardSizes.length === 1) return tf.concat([a, b]);
+  let start = 0;
+  const parts = shardSizes.flatMap((n) => {
+    const both = [a, b].map((x) => tf.slice(x, [start, 0], [n, x.shape[1] as number]));
+    start += n;
+    return both;
+  });
+  return tf.concat(parts);
+}
+
+/** The reverse of {@linkcode interleave}. */
+function separate(both: Tensor, shardSizes: readonly number[]): readonly [Tensor, Tensor] {
+  const columns = both.shape[1] as number;
+  const parts: [Tensor[], Tensor[]] = [[], []];
+  let start = 0;
+  for (const n of shardSizes) {
+    for (const list of parts) {
+      list.push(tf.slice(both, [start, 0], [n, columns]));
+      start += n;
+    }
+  }
+  return shardSizes.length === 1 ? [parts[0][0], parts[1][0]] : [tf.concat(parts[0]), tf.concat(parts[1])];
+}
+
+/**
+ * For each vector of values per sample: the sum over each shard, divided by the global batch size, then
+ * added in the canonical tree. @param vectors (samples, 1) each.
+ */
+function shardSums(
+  vectors: readonly Tensor[],
+  shardSizes: readonly number[],
+  globalBatchSize: number,
+): Float32Array {
+  const values = vectors.map((vector) => vector.dataSync<"float32">());
+  const sum = new TreeSum(shardSizes.length, addInJavaScript, () => new Float32Array(vectors.length));
+  let start = 0;
+  for (const [shard, n] of shardSizes.entries()) {
+    const own = values.map(
+      (v) => v.subarray(start, start + n).reduce((total, x) => total + x, 0) / globalBatchSize,
+    );
+    sum.push({ start: shard, end: shard + 1 }, Float32Array.from(own), true);
+    start += n;
+  }
+  return sum.take()[0].values;
 }

@@ -8,8 +8,17 @@
  */
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
-import type { KernelConfig, KernelFunc, NamedAttrMap, NamedTensorInfoMap, Tensor, TensorInfo } from "@tensorflow/tfjs";
+import type {
+  KernelConfig,
+  KernelFunc,
+  NamedAttrMap,
+  NamedTensorInfoMap,
+  Tensor,
+  TensorInfo,
+} from "@tensorflow/tfjs";
 import type { TensorFlow } from "../../shared/nn/layers.ts";
+import type { Range } from "../../shared/sharding.ts";
+import { treeSplit } from "../../shared/sharding.ts";
 import type { Kernels } from "../kernels/kernels.ts";
 import { loadKernels } from "../kernels/kernels.ts";
 
@@ -35,16 +44,28 @@ export interface TensorAccess {
   read(tensor: Tensor, out: Float32Array, offset: number): void;
   /** Overwrites a float32 tensor's values. */
   write(tensor: Tensor, values: Float32Array): void;
+  /**
+   * Runs `compute` so that sums over the rows of a batch (products with a transposed left operand, sums
+   * over rows) are taken shard by shard and added in the canonical tree: the bits of a TreeSum over
+   * passes of one shard each, as a row's bits do not depend on the rows around it. Absent where the
+   * backend cannot do that.
+   *
+   * @param shardRows Rows of each shard, in order.
+   */
+  sumOverShards?(shardRows: readonly number[], compute: () => void): void;
 }
 
 /** Makes wasm the backend. @throws {Error} If the runtime has no WASM SIMD. */
 export async function loadWasmBackend(tf: TensorFlow): Promise<TensorAccess> {
-  const wasm = (await import("@tensorflow/tfjs-backend-wasm")) as typeof import("@tensorflow/tfjs-backend-wasm");
+  const wasm =
+    (await import("@tensorflow/tfjs-backend-wasm")) as typeof import("@tensorflow/tfjs-backend-wasm");
   wasm.setWasmPaths(join(dirname(require.resolve("@tensorflow/tfjs-backend-wasm")), "/"));
-  if (!(await tf.setBackend("wasm"))) throw new Error("Cannot use engine wasm as tfjs must start its backend");
+  if (!(await tf.setBackend("wasm")))
+    throw new Error("Cannot use engine wasm as tfjs must start its backend");
   const backend = tf.backend() as unknown as Backend;
   const kernels = await loadKernels({ memory: backend.wasm.asm.memory, relaxed: false });
-  new KernelRegistry(tf, backend, kernels).replaceAll();
+  const registry = new KernelRegistry(tf, backend, kernels);
+  registry.replaceAll();
   const pointerOf = ({ dataId }: TensorInfo): number => backend.dataIdMap.get(dataId).memoryOffset;
   return {
     read(tensor, out, offset) {
@@ -53,6 +74,7 @@ export async function loadWasmBackend(tf: TensorFlow): Promise<TensorAccess> {
     write(tensor, values) {
       new Float32Array(backend.wasm.HEAPU8.buffer, pointerOf(tensor), tensor.size).set(values);
     },
+    sumOverShards: (shardRows, compute) => registry.sumOverShards(shardRows, compute),
   };
 }
 
@@ -62,8 +84,10 @@ class KernelRegistry {
   readonly #tf: TensorFlow;
   readonly #backend: Backend;
   readonly #kernels: Kernels;
-  #scratch = 0;
-  #scratchBytes = 0;
+  /** Where each shard's rows begin, and where the last one's end; null outside of sumOverShards. */
+  #shardStarts: readonly number[] | null = null;
+  /** Reused workspaces: the product's at 0, the tree's from 1 on. */
+  readonly #workspaces: { pointer: number; bytes: number }[] = [];
 
   constructor(tf: TensorFlow, backend: Backend, kernels: Kernels) {
     this.#tf = tf;
@@ -113,10 +137,62 @@ class KernelRegistry {
     const M = transA ? aColumns : aRows;
     const K = transA ? aRows : aColumns;
     const N = transB ? bRows : bColumns;
-    const c = this.#output([...a.shape.slice(0, -2), M, N]);
-    const scratch = this.#scratchOf(this.#kernels.gemmScratchBytes(M, K));
-    this.#kernels.gemm({ transA, transB, M, N, K, a: this.#at(a), b: this.#at(b), c: this.#at(c), scratch });
-    return c;
+    const output = this.#output([...a.shape.slice(0, -2), M, N]);
+    if (transA && !transB && this.#isBatch(K)) {
+      this.#treeSum(M * N, this.#at(output), (start, end, c, mode) => {
+        const rows = { K: end - start, a: this.#at(a) + start * M * 4, b: this.#at(b) + start * N * 4 };
+        const scratch = this.#workspace(0, this.#kernels.gemmScratchBytes(M, end - start, mode));
+        this.#kernels.gemm({ transA, M, N, ...rows, c, scratch, mode });
+      });
+      return output;
+    }
+    const scratch = this.#workspace(0, this.#kernels.gemmScratchBytes(M, K));
+    this.#kernels.gemm({
+      transA,
+      transB,
+      M,
+      N,
+      K,
+      a: this.#at(a),
+      b: this.#at(b),
+      c: this.#at(output),
+      scratch,
+    });
+    return output;
+  }
+
+  sumOverShards(shardRows: readonly number[], compute: () => void): void {
+    const starts = [0];
+    for (const rows of shardRows) starts.push(starts[starts.length - 1] + rows);
+    this.#shardStarts = starts;
+    try {
+      compute();
+    } finally {
+      this.#shardStarts = null;
+    }
+  }
+
+  #isBatch(rows: number): boolean {
+    return this.#shardStarts !== null && this.#shardStarts.at(-1) === rows;
+  }
+
+  /** Sums a vector over the shards. @param leaf Stores the sum over rows start..end in c, or adds it to c. */
+  #treeSum(
+    length: number,
+    target: number,
+    leaf: (start: number, end: number, c: number, mode: "store" | "add") => void,
+  ): void {
+    const starts = this.#shardStarts ?? [];
+    const sumNode = (node: Range, c: number, depth: number): void => {
+      if (node.end - node.start === 1) return leaf(starts[node.start], starts[node.end], c, "store");
+      const split = treeSplit(node);
+      sumNode({ start: node.start, end: split }, c, depth);
+      if (node.end - split === 1) return leaf(starts[split], starts[node.end], c, "add");
+      const right = this.#workspace(depth, length * 4);
+      sumNode({ start: split, end: node.end }, right, depth + 1);
+      this.#kernels.add(length, c, right, c);
+    };
+    sumNode({ start: 0, end: starts.length - 1 }, target, 1);
   }
 
   #transpose({ x }: NamedTensorInfoMap, attrs: NamedAttrMap): TensorInfo | null {
@@ -133,7 +209,13 @@ class KernelRegistry {
     if (x === undefined || x.shape.length !== 2 || axis.length !== 1 || axis[0] !== 0) return null;
     const [rows, columns] = x.shape;
     const out = this.#output(attrs["keepDims"] === true ? [1, columns] : [columns]);
-    this.#kernels.columnSums(rows, columns, this.#at(x), this.#at(out));
+    if (this.#isBatch(rows)) {
+      this.#treeSum(columns, this.#at(out), (start, end, c, mode) =>
+        this.#kernels.columnSums(end - start, columns, this.#at(x) + start * columns * 4, c, mode),
+      );
+    } else {
+      this.#kernels.columnSums(rows, columns, this.#at(x), this.#at(out));
+    }
     return out;
   }
 
@@ -152,13 +234,15 @@ class KernelRegistry {
     return this.#backend.dataIdMap.get(dataId).memoryOffset;
   }
 
-  /** Workspace that lives as long as the backend and only grows. */
-  #scratchOf(bytes: number): number {
-    if (bytes > this.#scratchBytes) {
-      if (this.#scratch !== 0) this.#backend.wasm._free(this.#scratch);
-      this.#scratch = this.#backend.wasm._malloc(bytes);
-      this.#scratchBytes = bytes;
+  /** Workspaces live as long as the backend and only grow. */
+  #workspace(index: number, bytes: number): number {
+    const { wasm } = this.#backend;
+    const workspace = (this.#workspaces[index] ??= { pointer: 0, bytes: 0 });
+    if (bytes > workspace.bytes) {
+      if (workspace.pointer !== 0) wasm._free(workspace.pointer);
+      workspace.pointer = wasm._malloc(bytes);
+      workspace.bytes = bytes;
     }
-    return this.#scratch;
+    return workspace.pointer;
   }
 }

@@ -1,0 +1,238 @@
+import { readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import t from "tap";
+import { bits, DATA, goneProcesses, inspect, run, start } from "./processes.ts";
+
+const TRAIN = ["train", ...DATA, "--seed", "1", "--workers", "2", "--checkpoint-every", "5"];
+const ENDLESS = ["--max-steps", "100000"];
+
+t.test(
+  "kill -9 of a worker: the rest notices, says who and what to do, leaves nobody behind, and --resume goes on",
+  async (t) => {
+    const runDir = join(t.testdir(), "run");
+    const running = start([...TRAIN, ...ENDLESS, "--run-dir", runDir]);
+    const pid = Number((await running.until(/"worker-1" joined \(pid (\d+)/))[1]);
+    await running.until(/Checkpoint of step 10/);
+    process.kill(pid, "SIGKILL");
+    const { code, output } = await running.finished;
+    t.equal(code, 1);
+    t.match(output, new RegExp(`Lost worker "worker-1" \\(rank 1, pid ${pid} .*killed by SIGKILL`));
+    t.match(output, /\[worker-0\] The run has stopped: Lost worker "worker-1"/);
+    t.match(
+      output,
+      /Last good checkpoint: step \d+. To continue from it: npx lockstep train --resume --run-dir/,
+    );
+    t.same(await goneProcesses(runDir), []);
+    const saved = inspect(runDir).globalStep;
+    const rest = await run(["train", "--resume", "--run-dir", runDir, "--max-steps", `${saved + 3}`]);
+    t.equal(rest.code, 0, rest.output);
+    const calm = join(t.testdirName, "calm");
+    await run([...TRAIN, "--max-steps", `${saved + 3}`, "--run-dir", calm]);
+    t.equal(bits(runDir), bits(calm), "nothing was lost and nothing changed");
+  },
+);
+
+t.test("kill -9 of the coordinator: the workers end, and --resume goes on", async (t) => {
+  const runDir = join(t.testdir(), "run");
+  const running = start([...TRAIN, ...ENDLESS, "--run-dir", runDir]);
+  const endpoint = (await running.until(/listens on (tcp:\S+)/))[1];
+  await running.until(/Checkpoint of step 10/);
+  running.child.kill("SIGKILL");
+  await running.finished;
+  t.same(await goneProcesses(endpoint), [], "no worker is left");
+  const saved = inspect(runDir).globalStep;
+  t.ok(saved >= 10);
+  const rest = await run(["train", "--resume", "--run-dir", runDir, "--max-steps", `${saved + 2}`]);
+  t.equal(rest.code, 0, rest.output);
+});
+
+t.test(
+  "workers by hand: kill -9 of the coordinator is noticed by its silence; so is a stopped worker",
+  async (t) => {
+    const runDir = join(t.testdir(), "run");
+    const flags = [...DATA, "--workers", "2", "--failure-timeout", "2", ...ENDLESS];
+    const launch = async (dir: string) => {
+      const coordinator = start(["coordinator", ...flags, "--bind", "tcp://127.0.0.1:*", "--run-dir", dir]);
+      const endpoint = (await coordinator.until(/listens on (tcp:\S+)/))[1];
+      const workers = ["a", "b"].map((id) => start(["worker", "--coordinator", endpoint, "--worker-id", id]));
+      await coordinator.until(/step [1-9]\d*\/100000/);
+      return { coordinator, workers };
+    };
+    const first = await launch(runDir);
+    first.coordinator.child.kill("SIGKILL");
+    for (const worker of first.workers) {
+      const { code, output } = await worker.finished;
+      t.equal(code, 1);
+      t.match(output, /Lost the coordinator at tcp:.*silent for 2\.\d s; start it again with --resume/);
+    }
+    const second = await launch(`${runDir}2`);
+    second.workers[1].child.kill("SIGSTOP");
+    const { code, output } = await second.coordinator.finished;
+    t.equal(code, 1);
+    t.match(output, /Lost worker "b" \(rank 1.*silent for 2\.\d s/);
+    t.equal((await second.workers[0].finished).code, 1, "the other worker was told");
+    second.workers[1].child.kill("SIGKILL");
+    await second.workers[1].finished;
+  },
+);
+
+t.test("a second Ctrl-C stops at once and leaves nobody behind", async (t) => {
+  const runDir = join(t.testdir(), "run");
+  const running = start([...TRAIN, ...ENDLESS, "--run-dir", runDir]);
+  const endpoint = (await running.until(/listens on (tcp:\S+)/))[1];
+  await running.until(/^step [1-9]/m);
+  // Workers that do not answer, so that only the second signal can end the run.
+  for (const id of ["worker-0", "worker-1"]) {
+    process.kill(Number(new RegExp(`"${id}" joined \\(pid (\\d+)`).exec(running.output)?.[1]), "SIGSTOP");
+  }
+  running.child.kill("SIGINT");
+  await running.until(/SIGINT: finishing/);
+  running.child.kill("SIGINT");
+  t.equal((await running.finished).code, 130);
+  t.same(await goneProcesses(endpoint), []);
+});
+
+t.test("a damaged newest checkpoint is named, and the one before it is used", async (t) => {
+  const runDir = join(t.testdir(), "run");
+  await run([...TRAIN, "--max-steps", "12", "--run-dir", runDir]);
+  const before = bits(runDir);
+  t.match(before, /^12 /);
+  const path = (step: string, file: string): string =>
+    join(runDir, "checkpoints", `step-000000${step}`, file);
+  truncateSync(path("12", "generator-optimizer.safetensors"), 1000);
+  const file = readFileSync(path("10", "discriminator.safetensors"));
+  file[file.length >> 1] ^= 1;
+  writeFileSync(path("10", "discriminator.safetensors"), file);
+  t.match(inspect(runDir).checkpoints, [
+    { globalStep: 12, damage: /damaged/ },
+    { globalStep: 10, damage: /SHA-256/ },
+    { globalStep: 5, damage: null },
+  ]);
+  const rest = await run(["train", "--resume", "--run-dir", runDir]);
+  t.equal(rest.code, 0, rest.output);
+  t.match(
+    rest.output,
+    /step-00000012 is damaged: .*generator-optimizer\.safetensors.*Trying the one before it/,
+  );
+  t.match(rest.output, /step-00000010 is damaged: .*discriminator\.safetensors/);
+  t.match(rest.output, /Resuming from .*step-00000005/);
+  t.equal(bits(runDir), before);
+});
+
+t.test("--resume refuses other training values, and a run that is complete", async (t) => {
+  const runDir = join(t.testdir(), "run");
+  await run([...TRAIN, "--max-steps", "2", "--run-dir", runDir]);
+  const other = await run([
+    "train",
+    "--resume",
+    "--run-dir",
+    runDir,
+    "--seed",
+    "5",
+    "--shards",
+    "8",
+    "--max-steps",
+    "9",
+  ]);
+  t.equal(other.code, 2);
+  t.match(other.output, /--seed: 1 and 5[^]*--shards: 4 and 8/);
+  const complete = await run(["train", "--resume", "--run-dir", runDir]);
+  t.equal(complete.code, 2);
+  t.match(complete.output, /at step 2 and ends at 2: raise --epochs or --max-steps/);
+  const again = await run([...TRAIN, "--max-steps", "2", "--run-dir", runDir]);
+  t.equal(again.code, 2);
+  t.match(again.output, /already holds one: add --resume/);
+  const data = await run([
+    "train",
+    "--resume",
+    "--run-dir",
+    runDir,
+    "--max-steps",
+    "4",
+    "--dataset",
+    DATA[1] === "mnist" ? "synthetic" : "auto",
+  ]);
+  if (DATA[1] === "mnist") t.match(data.output, /Cannot resume .* on other data/);
+});
+
+t.test("a second coordinator cannot use a run that is in use", async (t) => {
+  const runDir = join(t.testdir(), "run");
+  const first = start([...TRAIN, ...ENDLESS, "--run-dir", runDir]);
+  await first.until(/Checkpoint of step 5/);
+  const second = await run(["train", "--resume", "--run-dir", runDir]);
+  t.equal(second.code, 2);
+  t.match(second.output, /another coordinator does/);
+  first.child.kill("SIGINT");
+  t.equal((await first.finished).code, 130);
+});
+
+t.test("divergence stops the run and names step, phase and worker", async (t) => {
+  const runDir = join(t.testdir(), "run");
+  const { code, output } = await run([
+    ...TRAIN,
+    "--learning-rate",
+    "1e30",
+    "--max-steps",
+    "50",
+    "--run-dir",
+    runDir,
+  ]);
+  t.equal(code, 1);
+  t.match(
+    output,
+    /Training has diverged: loss or gradient is not finite at step \d+, phase (D0|G) \(worker "worker-\d": .* is (NaN|-?Infinity)/,
+  );
+  t.match(output, /(Last good checkpoint: step|No checkpoint had been written)/);
+});
+
+t.test("strangers and noise on the coordinator's ports change nothing", async (t) => {
+  const { Dealer } = await import("zeromq");
+  const runDir = join(t.testdir(), "run");
+  const calm = join(t.testdirName, "calm");
+  const running = start([...TRAIN, "--max-steps", "100", "--run-dir", runDir]);
+  const endpoint = (await running.until(/listens on (tcp:\S+)/))[1];
+  await running.until(/hold the same state/);
+  const stranger = new Dealer({ linger: 0 });
+  stranger.connect(endpoint);
+  for (const frames of [["hello"], ["a", "b", "c"], [Buffer.from([0x81, 0xa4])], [Buffer.alloc(1000, 0xc1)]])
+    await stranger.send(frames);
+  const late = start(["worker", "--coordinator", endpoint, "--worker-id", "late"]);
+  const { code, output } = await running.finished;
+  stranger.close();
+  t.equal(code, 0, output);
+  t.match(output, /Refused a message from/);
+  t.equal((await late.finished).code, 1);
+  t.match(late.output, /The coordinator refused this worker: Cannot join/);
+  await run([...TRAIN, "--max-steps", "100", "--run-dir", calm]);
+  t.equal(bits(runDir), bits(calm));
+});
+
+t.test(
+  "a run leaves pictures, metrics, configuration and log; generate draws the same images again",
+  async (t) => {
+    const runDir = join(t.testdir(), "run");
+    const { code, output } = await run([
+      ...TRAIN,
+      "--max-steps",
+      "6",
+      "--run-dir",
+      runDir,
+      "--log-format",
+      "json",
+    ]);
+    t.equal(code, 0, output);
+    for (const line of output.trimEnd().split("\n")) t.doesNotThrow(() => JSON.parse(line) as unknown, line);
+    t.same(readdirSync(runDir), ["checkpoints", "config.json", "metrics.jsonl", "run.log", "samples"]);
+    const picture = join(runDir, "samples", "step-00000006.png");
+    t.ok(statSync(picture).size > 1000);
+    const png = join(runDir, "again.png");
+    t.equal((await run(["generate", runDir, "--seed", "1", "--out", png])).code, 0);
+    t.ok(readFileSync(png).equals(readFileSync(picture)), "the run's picture is --seed 1, the run's seed");
+    const idx = join(runDir, "fakes.idx");
+    t.equal((await run(["generate", runDir, "--count", "10", "--out", idx])).code, 0);
+    const bytes = readFileSync(idx);
+    t.same([...bytes.subarray(0, 16)], [0, 0, 8, 3, 0, 0, 0, 10, 0, 0, 0, 28, 0, 0, 0, 28]);
+    t.equal(bytes.length, 16 + 10 * 784);
+    t.match((await run(["generate", runDir, "--out", "x.gif"])).output, /must end in \.png/);
+  },
+);
