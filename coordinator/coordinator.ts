@@ -15,6 +15,7 @@ import type { TrainingState } from "../shared/checkpoint.ts";
 import { describeError, ProtocolError } from "../shared/errors.ts";
 import { bytesOf, floatsOf } from "../shared/frames.ts";
 import { IMAGE_PIXELS, IMAGE_SIDE } from "../shared/image.ts";
+import type { Model } from "../shared/nn/models.ts";
 import { MODELS } from "../shared/nn/models.ts";
 import { Outbox } from "../shared/outbox.ts";
 import type { CoordinatorBulkMessage, CoordinatorMessage } from "../shared/protocol.ts";
@@ -62,6 +63,8 @@ export interface Outcome {
 
 const TICK_MS = 250;
 const HEARTBEAT_MS = 500;
+/** Time that workers have to answer the last message, in milliseconds. */
+const LEAVE_MS = 1500;
 /** Speed is averaged over the commits of this long, in milliseconds. */
 const SPEED_WINDOW_MS = 5000;
 
@@ -87,11 +90,15 @@ export class Coordinator {
   #receivedState: number | null;
   #receivedPicture: number | null;
   #numRefused = 0;
+  /** Incarnations that have answered "exit" or "abort", or have ended. */
+  readonly #left = new Set<string>();
+  #onLeft: (() => void) | null = null;
 
   constructor(options: CoordinatorOptions) {
     this.#options = options;
     const { dataset, config, paths, checkpoint } = options;
-    const largestFrame = 4 * Math.max(...Object.values(this.#model()).map((net) => net.numParameters));
+    const { generator, discriminator } = this.#model();
+    const largestFrame = 4 * Math.max(generator.numParameters, discriminator.numParameters);
     this.#control = router({ maxFrameBytes: MAX_HEADER_BYTES });
     this.#bulk = router({ maxFrameBytes: Math.max(largestFrame, SAMPLE_COUNT * IMAGE_PIXELS) + 4096 });
     this.#controlOutbox = new Outbox(this.#control, (error) => this.#undeliverable("control", error));
@@ -146,7 +153,11 @@ export class Coordinator {
       setInterval(() => this.#heartbeat(), HEARTBEAT_MS),
     ];
     reporter.log("info", `Coordinator listens on ${endpoint} for ${config.workers} workers`);
-    onListening(endpoint, (workerId, how) => this.#input({ type: "exited", workerId, how }));
+    onListening(endpoint, (workerId, how) => {
+      const member = this.#state.members.find((m) => m.workerId === workerId);
+      if (member !== undefined) this.#noteLeft(member.incarnation);
+      this.#input({ type: "exited", workerId, how });
+    });
     const outcome = await this.#finished;
     await this.#close();
     return { ...outcome, savedStep: this.#savedStep };
@@ -159,17 +170,32 @@ export class Coordinator {
     this.#input({ type: "finish", globalStep });
   }
 
-  #model(): ReturnType<(typeof MODELS)["mlp"]> {
+  #noteLeft(incarnation: string): void {
+    this.#left.add(incarnation);
+    this.#onLeft?.();
+  }
+
+  /** Resolves when every member has answered the last message; after a while even so, as some may be gone. */
+  #membersLeft(): Promise<void> {
+    return new Promise((resolve) => {
+      this.#onLeft = () => {
+        if (this.#state.members.every((m) => this.#left.has(m.incarnation))) resolve();
+      };
+      this.#onLeft();
+      setTimeout(resolve, LEAVE_MS);
+    });
+  }
+
+  #model(): Model {
     const { config, dataset } = this.#options;
     return MODELS[config.model]({ latentDim: config.latentDim, imagePixels: dataset.imagePixels });
   }
 
   async #close(): Promise<void> {
     for (const timer of this.#timers) clearInterval(timer);
-    // Last words to the workers leave the machine while the last files are written.
-    await Promise.race([this.#controlOutbox.flush(), new Promise((resolve) => setTimeout(resolve, 500))]);
     await this.#saving;
     await this.#picturing;
+    await this.#membersLeft();
     this.#control.close();
     this.#bulk.close();
     await this.#pool.close();
@@ -240,7 +266,9 @@ export class Coordinator {
       if (frames.length !== 2)
         throw new ProtocolError(`Cannot use control message of ${frames.length} frames`);
       const message = parseWorkerMessage(decodeHeader(frames[1]));
-      this.#input({ type: "message", from: frames[0].toString("latin1"), message });
+      const from = frames[0].toString("latin1");
+      if (message.type === "left" || message.type === "failed") this.#noteLeft(from);
+      this.#input({ type: "message", from, message });
     });
   }
 

@@ -284,6 +284,9 @@ function fromMember(
         effects: [{ type: "trained", globalStep: message.globalStep }],
       };
     }
+    case "left":
+      // Only an ended run lets workers go.
+      return { state, effects: [] };
     case "nonFinite": {
       const { globalStep, phase, own } = message;
       const nonFinite = new Map(state.nonFinite).set(member.workerId, { globalStep, phase, own });

@@ -33,38 +33,48 @@ export interface CheckpointTask {
   readonly meta: CheckpointMeta;
 }
 
-const orders = new Map<number, Uint32Array>();
+/** The run's stream of images: epoch after epoch, each in its own order. */
+export class ImageStream {
+  readonly #data: PoolData;
+  readonly #orders = new Map<number, Uint32Array>();
 
-/** Order of an epoch's images; the last two epochs are kept, since batches cross from one to the next. */
-function orderOf(data: PoolData, epoch: number): Uint32Array {
-  let order = orders.get(epoch);
-  if (order === undefined) {
-    order = permutation(data.numImages, streamKey(data.seed, "shuffle", epoch));
-    orders.delete(epoch - 2);
-    orders.set(epoch, order);
+  constructor(data: PoolData) {
+    this.#data = data;
   }
-  return order;
-}
 
-/** Images of the stream's ranges, one after the other. */
-export function gatherImages(data: PoolData, { ranges }: BatchTask): Uint8Array {
-  const { pixels, numImages, imagePixels } = data;
-  const count = ranges.reduce((sum, { start, end }) => sum + end - start, 0);
-  const batch = new Uint8Array(count * imagePixels);
-  let row = 0;
-  for (const { start, end } of ranges) {
-    for (let sample = start; sample < end; sample++) {
-      const image = orderOf(data, Math.floor(sample / numImages))[sample % numImages];
-      batch.set(pixels.subarray(image * imagePixels, (image + 1) * imagePixels), row * imagePixels);
-      row += 1;
+  /** Images of ranges of the stream, one after the other. */
+  gather({ ranges }: BatchTask): Uint8Array {
+    const { pixels, numImages, imagePixels } = this.#data;
+    const count = ranges.reduce((sum, { start, end }) => sum + end - start, 0);
+    const batch = new Uint8Array(count * imagePixels);
+    let row = 0;
+    for (const { start, end } of ranges) {
+      for (let sample = start; sample < end; sample++) {
+        const image = this.#order(Math.floor(sample / numImages))[sample % numImages];
+        batch.set(pixels.subarray(image * imagePixels, (image + 1) * imagePixels), row * imagePixels);
+        row += 1;
+      }
     }
+    return batch;
   }
-  return batch;
+
+  /** Order of an epoch's images; the last two are kept, since batches cross from one epoch to the next. */
+  #order(epoch: number): Uint32Array {
+    let order = this.#orders.get(epoch);
+    if (order === undefined) {
+      order = permutation(this.#data.numImages, streamKey(this.#data.seed, "shuffle", epoch));
+      this.#orders.delete(epoch - 2);
+      this.#orders.set(epoch, order);
+    }
+    return order;
+  }
 }
+
+let stream: ImageStream | null = null;
 
 export function assembleBatch(task: BatchTask): Uint8Array {
-  const batch = gatherImages(workerData as PoolData, task);
-  return move(batch) as Uint8Array;
+  stream ??= new ImageStream(workerData as PoolData);
+  return move(stream.gather(task)) as Uint8Array;
 }
 
 /** Encodes and writes a checkpoint. @returns Its folder. */

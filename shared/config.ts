@@ -41,9 +41,7 @@ const trainingShape = {
   engine: z.enum(ENGINE_NAMES).default("wasm"),
 } as const;
 
-const TrainingConfigSchema = z.strictObject(trainingShape);
-
-export type TrainingConfig = z.infer<typeof TrainingConfigSchema>;
+export type TrainingConfig = z.infer<z.ZodObject<typeof trainingShape>>;
 
 const RunConfigSchema = z
   .strictObject({

@@ -121,6 +121,8 @@ const WorkerMessageSchema = z.discriminatedUnion("type", [
     /** What this worker's own shards contributed, or null if its part was finite. */
     own: text.nullable(),
   }),
+  /** Answer to "exit" and "abort": the coordinator may close its sockets. */
+  z.strictObject({ type: z.literal("left"), generation: index }),
   /** The worker cannot go on and is about to exit. */
   z.strictObject({ type: z.literal("failed"), reason: text }),
 ]);

@@ -150,6 +150,7 @@ function horner(coefficients: readonly number[], x: number): number {
   return value;
 }
 
+/* eslint-disable no-loss-of-precision -- the published digits, some more than float64 holds */
 // Coefficients of Wichura 1988, algorithm AS 241 (PPND16), highest power first.
 const CENTRAL_A = [
   2509.0809287301226727, 33430.575583588128105, 67265.770927008700853, 45921.953931549871457,
@@ -175,6 +176,7 @@ const FAR_F = [
   2.04426310338993978564e-15, 1.4215117583164458887e-7, 1.8463183175100546818e-5, 7.868691311456132591e-4,
   0.0148753612908506148525, 0.13692988092273580531, 0.59983220655588793769, 1,
 ];
+/* eslint-enable no-loss-of-precision */
 
 /** Quantile function of the standard normal distribution. @param p In (0, 1). Source: Wichura 1988, AS 241, PPND16. */
 export function normalQuantile(p: number): number {

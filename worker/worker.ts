@@ -8,7 +8,7 @@
 import { createSocket } from "node:dgram";
 import { randomUUID } from "node:crypto";
 import { hostname } from "node:os";
-import { setImmediate as nextTurn } from "node:timers/promises";
+import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
 import type { Dealer } from "zeromq";
 import { describeError, ProtocolError } from "../shared/errors.ts";
 import { isSampleStep } from "../shared/config.ts";
@@ -156,6 +156,14 @@ class Worker {
     this.#resolve(outcome);
   }
 
+  /** Ends the worker on the coordinator's word, which waits for the answer. */
+  async #leave(outcome: Error | null): Promise<void> {
+    this.#hasEnded = true;
+    this.#send({ type: "left", generation: this.#start?.generation ?? 0 });
+    await this.#lastWords();
+    this.#finish(outcome);
+  }
+
   /** Ends the worker for a reason of its own, and tells the coordinator as far as that can still be told. */
   async #fail(what: string, error: unknown): Promise<void> {
     // Closing makes sockets fail; that is no news.
@@ -163,8 +171,15 @@ class Worker {
     this.#hasEnded = true;
     const reason = `${what}: ${describeError(error)}`;
     this.#send({ type: "failed", reason: reason.slice(0, 4000) });
-    await Promise.race([this.#controlOutbox.flush(), new Promise((resolve) => setTimeout(resolve, 500))]);
+    await this.#lastWords();
     this.#finish(new WorkerStopped(reason));
+  }
+
+  /** Gives ZeroMQ the time to send what is queued, but not more than it takes where nobody listens. */
+  async #lastWords(): Promise<void> {
+    await Promise.race([this.#controlOutbox.flush(), sleep(500)]);
+    // The queue is ZeroMQ's now, and its thread sends while this one sleeps.
+    await sleep(50);
   }
 
   #send(message: WorkerMessage): void {
@@ -184,9 +199,9 @@ class Worker {
       case "refuse":
         return this.#finish(new WorkerStopped(`The coordinator refused this worker: ${message.reason}`));
       case "abort":
-        return this.#finish(new WorkerStopped(`The run has stopped: ${message.reason}`));
+        return void this.#leave(new WorkerStopped(`The run has stopped: ${message.reason}`));
       case "exit":
-        return this.#finish(null);
+        return void this.#leave(null);
       case "finish":
         if (message.generation === this.#start?.generation) this.#batches?.finishAt(message.globalStep);
         return;

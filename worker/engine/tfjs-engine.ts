@@ -16,7 +16,7 @@ import type { TensorAccess } from "./wasm-backend.ts";
 import { loadWasmBackend } from "./wasm-backend.ts";
 
 // tfjs is CommonJS: Node gives its exports as names or only as the default, depending on how the names were found.
-const tf: TensorFlow = "default" in tfModule ? (tfModule.default as TensorFlow) : tfModule;
+const tf: TensorFlow = "default" in tfModule ? tfModule.default : tfModule;
 
 export async function createTfjsEngine(name: EngineName, options: EngineOptions): Promise<Engine> {
   // Without this the cpu backend prints advice to install tfjs-node.

@@ -52,7 +52,7 @@ export interface TensorAccess {
    *
    * @param shardRows Rows of each shard, in order.
    */
-  sumOverShards?(shardRows: readonly number[], compute: () => void): void;
+  readonly sumOverShards?: (shardRows: readonly number[], compute: () => void) => void;
 }
 
 /** Makes wasm the backend. @throws {Error} If the runtime has no WASM SIMD. */
@@ -115,7 +115,7 @@ class KernelRegistry {
   ): void {
     const stock: KernelConfig | undefined = this.#tf.getKernel(kernelName, "wasm");
     const kernelFunc: KernelFunc = (call) => {
-      const inputs = call.inputs as NamedTensorInfoMap;
+      const inputs = call.inputs;
       const isFloat = Object.values(inputs).every((input) => input?.dtype === "float32");
       const output = isFloat ? ours(inputs, call.attrs ?? {}) : null;
       return output ?? stock.kernelFunc(call);
