@@ -5,16 +5,14 @@
  *
  * @module
  */
-import { createWriteStream } from "node:fs";
-import { join } from "node:path";
 import { Piscina } from "piscina";
 import type { Router } from "zeromq";
 import type { RunConfig } from "../shared/config.ts";
-import { dataPosition, samplesPerStep, stepsOfEpochs } from "../shared/config.ts";
+import { samplesPerStep } from "../shared/config.ts";
 import type { TrainingState } from "../shared/checkpoint.ts";
-import { describeError, ProtocolError } from "../shared/errors.ts";
-import { bytesOf, floatsOf } from "../shared/frames.ts";
-import { IMAGE_PIXELS, IMAGE_SIDE } from "../shared/image.ts";
+import { describeError, ProtocolError, UsageError } from "../shared/errors.ts";
+import { bytesOf } from "../shared/frames.ts";
+import { IMAGE_PIXELS } from "../shared/image.ts";
 import type { Model } from "../shared/nn/models.ts";
 import { MODELS } from "../shared/nn/models.ts";
 import { Outbox } from "../shared/outbox.ts";
@@ -32,11 +30,10 @@ import { BatchStream } from "./batch-stream.ts";
 import type { Dataset } from "./dataset/dataset.ts";
 import type { Effect, Input, MembershipConfig, MembershipState } from "./membership.ts";
 import { advance, initialState } from "./membership.ts";
-import { gridPng } from "./picture.ts";
-import type { BatchTask, CheckpointTask, PoolData } from "./pool-tasks.ts";
+import type { BatchTask, PoolData } from "./pool-tasks.ts";
 import type { Reporter } from "./reporter.ts";
-import { replaceFile } from "./run-directory.ts";
 import type { RunPaths } from "./run-directory.ts";
+import { RunOutputs } from "./run-outputs.ts";
 
 export interface CoordinatorOptions {
   readonly config: RunConfig;
@@ -75,7 +72,7 @@ export class Coordinator {
   readonly #controlOutbox: Outbox;
   readonly #bulkOutbox: Outbox;
   readonly #pool: Piscina;
-  readonly #metrics: ReturnType<typeof createWriteStream>;
+  readonly #outputs: RunOutputs;
   readonly #commits: { readonly globalStep: number; readonly atMs: number }[] = [];
   readonly #finished: Promise<Outcome>;
   #resolve!: (outcome: Outcome) => void;
@@ -83,12 +80,7 @@ export class Coordinator {
   #state!: MembershipState;
   #stream: BatchStream | null = null;
   #timers: NodeJS.Timeout[] = [];
-  #savedStep: number | null;
-  #saving: Promise<void> = Promise.resolve();
-  #picturing: Promise<void> = Promise.resolve();
-  /** Step of the last state and picture that rank 0 has sent. */
-  #receivedState: number | null;
-  #receivedPicture: number | null;
+  #isTrained = false;
   #numRefused = 0;
   /** Incarnations that have answered "exit" or "abort", or have ended. */
   readonly #left = new Set<string>();
@@ -96,7 +88,7 @@ export class Coordinator {
 
   constructor(options: CoordinatorOptions) {
     this.#options = options;
-    const { dataset, config, paths, checkpoint } = options;
+    const { dataset, config } = options;
     const { generator, discriminator } = this.#model();
     const largestFrame = 4 * Math.max(generator.numParameters, discriminator.numParameters);
     this.#control = router({ maxFrameBytes: MAX_HEADER_BYTES });
@@ -116,13 +108,12 @@ export class Coordinator {
       maxThreads: 2,
       workerData: data,
     });
-    this.#metrics = createWriteStream(paths.metrics, { flags: "a" });
-    this.#metrics.on("error", (error) =>
-      options.reporter.log("error", `Cannot write metrics: ${error.message}`),
-    );
-    this.#savedStep = checkpoint?.globalStep ?? null;
-    this.#receivedState = this.#savedStep;
-    this.#receivedPicture = this.#savedStep;
+    this.#outputs = new RunOutputs({
+      ...{ config, dataset, paths: options.paths, reporter: options.reporter, pool: this.#pool },
+      model: this.#model(),
+      savedStep: options.checkpoint?.globalStep ?? null,
+      onWritten: () => this.#checkSaved(),
+    });
     this.#finished = new Promise((resolve) => (this.#resolve = resolve));
   }
 
@@ -130,8 +121,15 @@ export class Coordinator {
   async run(): Promise<Outcome> {
     const { bind, config, endStep, checkpoint, dataset, onListening, reporter } = this.#options;
     const { host } = parseEndpoint(bind);
-    await this.#control.bind(bind);
-    await this.#bulk.bind(`tcp://${host}:*`);
+    try {
+      await this.#control.bind(bind);
+      await this.#bulk.bind(`tcp://${host}:*`);
+    } catch (error) {
+      await this.#pool.close();
+      throw new UsageError(
+        `Cannot listen on ${bind}: ${describeError(error)}. Give --bind another port or an address of this machine`,
+      );
+    }
     const endpoint = this.#control.lastEndpoint ?? bind;
     const startStep = checkpoint?.globalStep ?? 0;
     this.#membershipConfig = {
@@ -160,7 +158,7 @@ export class Coordinator {
     });
     const outcome = await this.#finished;
     await this.#close();
-    return { ...outcome, savedStep: this.#savedStep };
+    return { ...outcome, savedStep: this.#outputs.savedStep };
   }
 
   /** Ends training after the steps whose batches are under way; state and pictures are saved. */
@@ -193,13 +191,11 @@ export class Coordinator {
 
   async #close(): Promise<void> {
     for (const timer of this.#timers) clearInterval(timer);
-    await this.#saving;
-    await this.#picturing;
+    await this.#outputs.close();
     await this.#membersLeft();
     this.#control.close();
     this.#bulk.close();
     await this.#pool.close();
-    await new Promise<void>((resolve) => this.#metrics.end(() => resolve()));
     if (this.#numRefused > 0) {
       this.#options.reporter.log("warn", `${this.#numRefused} malformed or unexpected messages were refused`);
     }
@@ -222,12 +218,10 @@ export class Coordinator {
       case "commit":
         return this.#commit(effect);
       case "trained":
-        void this.#whenSaved();
-        return;
-      case "end": {
-        const { ok, reason } = effect;
-        return this.#resolve({ ok, reason, savedStep: this.#savedStep, globalStep: this.#state.globalStep });
-      }
+        this.#isTrained = true;
+        return this.#checkSaved();
+      case "end":
+        return this.#end(effect.ok, effect.reason);
     }
   }
 
@@ -253,12 +247,7 @@ export class Coordinator {
   }
 
   #broken(error: unknown): void {
-    this.#resolve({
-      ok: false,
-      reason: `The coordinator failed: ${describeError(error)}`,
-      savedStep: this.#savedStep,
-      globalStep: this.#state.globalStep,
-    });
+    this.#end(false, `The coordinator failed: ${describeError(error)}`);
   }
 
   #receiveControl(frames: Buffer[]): void {
@@ -289,9 +278,9 @@ export class Coordinator {
         case "credit":
           return this.#stream?.credit(rank, message.globalStep);
         case "state":
-          return this.#saveState(message, payload);
+          return this.#outputs.saveState(message, payload);
         case "samples":
-          return this.#savePicture(message.globalStep, payload);
+          return this.#outputs.savePicture(message.globalStep, payload);
       }
     });
   }
@@ -363,7 +352,7 @@ export class Coordinator {
     const epoch = (globalStep * perStep) / dataset.numImages;
     const { endStep } = this.#state;
     const workers = Object.fromEntries(timings);
-    this.#metrics.write(`${JSON.stringify({ globalStep, epoch, ...metrics, imagesPerSecond, workers })}\n`);
+    this.#outputs.writeMetrics({ globalStep, epoch, ...metrics, imagesPerSecond, workers });
     reporter.progress({
       globalStep,
       endStep,
@@ -375,88 +364,15 @@ export class Coordinator {
     });
   }
 
-  #saveState(
-    message: {
-      readonly globalStep: number;
-      readonly generatorSteps: number;
-      readonly discriminatorSteps: number;
-    },
-    payload: readonly Buffer[],
-  ): void {
-    const { config, dataset, paths, reporter } = this.#options;
-    const model = this.#model();
-    const lengths = [model.generator, model.discriminator].flatMap((n) =>
-      Array<number>(3).fill(n.numParameters),
-    );
-    if (payload.length !== lengths.length)
-      throw new ProtocolError(`Cannot save state of ${payload.length} frames`);
-    const [gp, gm, gv, dp, dm, dv] = payload.map((frame, i) => floatsOf(frame, lengths[i]));
-    const { globalStep } = message;
-    this.#receivedState = globalStep;
-    const task: CheckpointTask = {
-      directory: paths.checkpoints,
-      keep: config.keepCheckpoints,
-      state: {
-        generator: { parameters: gp, m: gm, v: gv, step: message.generatorSteps },
-        discriminator: { parameters: dp, m: dm, v: dv, step: message.discriminatorSteps },
-      },
-      meta: {
-        globalStep,
-        config,
-        dataset: { name: dataset.name, numImages: dataset.numImages, sha256: dataset.sha256 },
-        dataPosition: dataPosition(config, dataset.numImages, globalStep),
-      },
-    };
-    this.#saving = this.#saving.then(async () => {
-      try {
-        const path = (await this.#pool.run(task, { name: "writeCheckpoint" })) as string;
-        this.#savedStep = globalStep;
-        reporter.log("info", `Checkpoint of step ${globalStep}: ${path}`);
-      } catch (error) {
-        reporter.log("error", `Cannot write the checkpoint of step ${globalStep}: ${describeError(error)}`);
-      }
-      this.#checkSaved();
-    });
-  }
-
-  #savePicture(globalStep: number, payload: readonly Buffer[]): void {
-    const { config, dataset, paths, reporter } = this.#options;
-    if (payload.length !== 1 || payload[0].byteLength !== SAMPLE_COUNT * dataset.imagePixels) {
-      throw new ProtocolError("Cannot use samples as their size is wrong");
-    }
-    this.#receivedPicture = globalStep;
-    const epochs = Math.floor((globalStep * samplesPerStep(config)) / dataset.numImages);
-    const isEpoch = epochs > 0 && stepsOfEpochs(config, dataset.numImages, epochs) === globalStep;
-    const suffix = isEpoch ? `-epoch-${String(epochs).padStart(3, "0")}` : "";
-    const path = join(paths.samples, `step-${String(globalStep).padStart(8, "0")}${suffix}.png`);
-    this.#picturing = this.#picturing.then(async () => {
-      try {
-        await replaceFile(path, gridPng(payload[0], IMAGE_SIDE));
-        reporter.log("info", `Samples of step ${globalStep}: ${path}`);
-      } catch (error) {
-        reporter.log("error", `Cannot write ${path}: ${describeError(error)}`);
-      }
-      this.#checkSaved();
-    });
-  }
-
-  #isTrained = false;
-
   /** The last state and picture may arrive after the workers' word that they have finished. */
-  async #whenSaved(): Promise<void> {
-    this.#isTrained = true;
-    await Promise.all([this.#saving, this.#picturing]);
-    this.#checkSaved();
-  }
-
   #checkSaved(): void {
     const { globalStep } = this.#state;
-    if (!this.#isTrained || this.#receivedState !== globalStep || this.#receivedPicture !== globalStep)
-      return;
-    void Promise.all([this.#saving, this.#picturing]).then(() => {
-      if (this.#savedStep === globalStep) return this.#input({ type: "saved" });
-      const reason = `The checkpoint of step ${globalStep} could not be written`;
-      return this.#resolve({ ok: false, reason, savedStep: this.#savedStep, globalStep });
-    });
+    if (!this.#isTrained || !this.#outputs.isComplete(globalStep)) return;
+    if (this.#outputs.savedStep === globalStep) return this.#input({ type: "saved" });
+    this.#end(false, `The checkpoint of step ${globalStep} could not be written`);
+  }
+
+  #end(ok: boolean, reason: string): void {
+    this.#resolve({ ok, reason, savedStep: this.#outputs.savedStep, globalStep: this.#state.globalStep });
   }
 }

@@ -70,10 +70,14 @@ export function launchWorkers({ numWorkers, endpoint, onLine, onExit }: LaunchOp
   return {
     killNow,
     async stop(graceMs) {
-      for (const child of running.keys()) child.stdin?.end();
-      const timer = setTimeout(killNow, graceMs);
+      // Members have been told to go. Those that never joined learn it from their pipe.
+      const closePipes = setTimeout(() => {
+        for (const child of running.keys()) child.stdin?.end();
+      }, graceMs / 3);
+      const kill = setTimeout(killNow, graceMs);
       await Promise.all(running.values());
-      clearTimeout(timer);
+      clearTimeout(closePipes);
+      clearTimeout(kill);
     },
   };
 }

@@ -168,20 +168,24 @@ export type StartMessage = Omit<z.infer<typeof StartSchema>, "config"> & { reado
 export type CoordinatorMessage =
   Exclude<z.infer<typeof CoordinatorMessageSchema>, { type: "start" }> | StartMessage;
 
+/** The training state after globalStep steps, in STATE_FRAMES. */
+const StateSchema = z.strictObject({
+  type: z.literal("state"),
+  generation: index,
+  globalStep: index,
+  /** Optimizer updates of each network. */
+  generatorSteps: index,
+  discriminatorSteps: index,
+});
+
 /** Bulk plane, worker to coordinator. */
 const WorkerBulkSchema = z.discriminatedUnion("type", [
   /** Opens the bulk plane of this worker; asks for the checkpoint's state if `start` promised one. */
   z.strictObject({ type: z.literal("hello"), generation: index }),
   /** Batches of steps below this one have been used: the credit that keeps the stream moving. */
   z.strictObject({ type: z.literal("credit"), generation: index, globalStep: index }),
-  /** State after globalStep steps, in STATE_FRAMES. Sent by rank 0. */
-  z.strictObject({
-    type: z.literal("state"),
-    generation: index,
-    globalStep: index,
-    generatorSteps: index,
-    discriminatorSteps: index,
-  }),
+  /** Sent by rank 0, for a checkpoint. */
+  StateSchema,
   /** Pixels (64, 784) uint8 of samples from the fixed noise. Sent by rank 0. */
   z.strictObject({ type: z.literal("samples"), generation: index, globalStep: index }),
 ]);
@@ -191,14 +195,8 @@ export type WorkerBulkMessage = z.infer<typeof WorkerBulkSchema>;
 const CoordinatorBulkSchema = z.discriminatedUnion("type", [
   /** Images of one step for one rank: (discriminatorSteps, rank's samples, 784) uint8. */
   z.strictObject({ type: z.literal("batch"), generation: index, globalStep: index }),
-  /** State from a checkpoint, in STATE_FRAMES. */
-  z.strictObject({
-    type: z.literal("state"),
-    generation: index,
-    globalStep: index,
-    generatorSteps: index,
-    discriminatorSteps: index,
-  }),
+  /** From a checkpoint, for a worker that has no state yet. */
+  StateSchema,
 ]);
 export type CoordinatorBulkMessage = z.infer<typeof CoordinatorBulkSchema>;
 

@@ -8,10 +8,9 @@
 import { createSocket } from "node:dgram";
 import { randomUUID } from "node:crypto";
 import { hostname } from "node:os";
-import { setImmediate as nextTurn, setTimeout as sleep } from "node:timers/promises";
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Dealer } from "zeromq";
 import { describeError, ProtocolError } from "../shared/errors.ts";
-import { isSampleStep } from "../shared/config.ts";
 import { bytesOf, floatsOf } from "../shared/frames.ts";
 import { IMAGE_PIXELS } from "../shared/image.ts";
 import { MODELS } from "../shared/nn/models.ts";
@@ -27,8 +26,6 @@ import {
   parseCoordinatorBulkMessage,
   parseCoordinatorMessage,
 } from "../shared/protocol.ts";
-import { sampleNoise, SAMPLE_COUNT, toPixels } from "../shared/samples.ts";
-import { rankSamples } from "../shared/sharding.ts";
 import { dealer, parseEndpoint, receiveAll } from "../shared/sockets.ts";
 import { PACKAGE_VERSION, PROTOCOL_VERSION } from "../shared/version.ts";
 import { BatchQueue } from "./batch-queue.ts";
@@ -38,7 +35,9 @@ import { createEngine } from "./engine/engine.ts";
 import type { Replica } from "./replica.ts";
 import { HostMemory } from "./host-memory.ts";
 import { initialReplica, replicaFrom, replicaLengths, snapshot } from "./replica.ts";
-import { NonFiniteError, StepBuffers, trainStep } from "./train-step.ts";
+import type { TrainLoopParts } from "./train-loop.ts";
+import { trainLoop } from "./train-loop.ts";
+import { NonFiniteError, StepBuffers } from "./train-step.ts";
 
 export interface WorkerOptions {
   /** Control endpoint, tcp://host:port. */
@@ -279,7 +278,8 @@ class Worker {
   async #train(start: StartMessage): Promise<void> {
     const { config, generation, rank, worldSize } = start;
     this.#position = { globalStep: start.globalStep, phase: "start" };
-    this.#batches = new BatchQueue(start.endStep);
+    const batches = new BatchQueue(start.endStep);
+    this.#batches = batches;
     const model = MODELS[config.model]({ latentDim: config.latentDim, imagePixels: IMAGE_PIXELS });
     const engine = await createEngine(config, { model, objective: OBJECTIVES[config.objective] });
     this.#engine = engine;
@@ -298,7 +298,7 @@ class Worker {
     const { generator, discriminator } = replica;
     const parameterHash = `${memory.hash(generator.parameters)}-${memory.hash(discriminator.parameters)}`;
     this.#send({ type: "ready", generation, parameterHash });
-    await this.#loop(start, model, engine, memory, replica, dataPlane);
+    await this.#runLoop({ start, model, engine, memory, replica, batches, dataPlane });
   }
 
   #openBulk(start: StartMessage): void {
@@ -334,108 +334,43 @@ class Worker {
     );
   }
 
-  async #loop(
-    start: StartMessage,
-    model: Model,
-    engine: Engine,
-    memory: HostMemory,
-    replica: Replica,
-    dataPlane: DataPlane,
-  ): Promise<void> {
-    const { config, generation, rank, worldSize, numImages } = start;
-    const batches = this.#batches as BatchQueue;
-    const buffers = new StepBuffers(model, phasesOfStep(config.discriminatorSteps), config.shards, memory);
-    const own = rankSamples(config.globalBatchSize, config.shards, worldSize, rank);
-    const batchBytes = config.discriminatorSteps * (own.end - own.start) * IMAGE_PIXELS;
-    const fixedNoise = sampleNoise(config.seed, SAMPLE_COUNT, config.latentDim);
-    let globalStep = start.globalStep;
-    let savedStep = config.checkpointEvery > 0 && start.stateFrom === "checkpoint" ? globalStep : -1;
-    let picturedStep = savedStep;
-    const save = (): void => {
-      if (rank !== 0 || savedStep === globalStep) return;
-      savedStep = globalStep;
-      const { generator, discriminator } = replica;
-      this.#sendBulk(
-        {
-          type: "state",
-          generation,
-          globalStep,
-          generatorSteps: generator.adam.step,
-          discriminatorSteps: discriminator.adam.step,
+  async #runLoop(parts: TrainLoopParts): Promise<void> {
+    const { start, memory, replica } = parts;
+    const { generation } = start;
+    const { generator, discriminator } = replica;
+    try {
+      const globalStep = await trainLoop(parts, {
+        onPosition: (step, phase) => (this.#position = { globalStep: step, phase }),
+        waiting: (what, promise) => this.#waiting(what, promise),
+        onCredit: (step) => this.#sendBulk({ type: "credit", generation, globalStep: step }),
+        onStep: (step, metrics, timing) =>
+          this.#send({
+            type: "step",
+            generation,
+            globalStep: step,
+            metrics,
+            timing,
+            generatorHash: memory.hash(generator.parameters),
+            discriminatorHash: memory.hash(discriminator.parameters),
+          }),
+        onState: (step) => {
+          const steps = { generatorSteps: generator.adam.step, discriminatorSteps: discriminator.adam.step };
+          this.#sendBulk(
+            { type: "state", generation, globalStep: step, ...steps },
+            snapshot(replica).map(bytesOf),
+          );
         },
-        snapshot(replica).map(bytesOf),
-      );
-    };
-    const picture = (): void => {
-      if (rank !== 0 || picturedStep === globalStep) return;
-      picturedStep = globalStep;
-      const pixels = toPixels(engine.generate(fixedNoise, SAMPLE_COUNT));
-      this.#sendBulk({ type: "samples", generation, globalStep }, [pixels]);
-    };
-
-    for (;;) {
-      this.#sendBulk({ type: "credit", generation, globalStep });
-      this.#position = { globalStep, phase: "batch" };
-      const waitStart = performance.now();
-      const batch = await this.#waiting(
-        () => `the batch of step ${globalStep} from the coordinator`,
-        batches.take(globalStep),
-      );
-      const waitMs = performance.now() - waitStart;
-      if (batch === null) break;
-      if (batch.byteLength !== batchBytes) {
-        throw new ProtocolError(
-          `Cannot use batch as it must have ${batchBytes} bytes: got ${batch.byteLength}`,
-        );
-      }
-      try {
-        const { metrics, timing } = await trainStep(
-          {
-            config,
-            model,
-            engine,
-            replica,
-            rank,
-            worldSize,
-            memory,
-            allReduce: (step, phase, partials, result) =>
-              this.#waiting(
-                () => dataPlane.describeWaiting() ?? "the all-reduce",
-                dataPlane.reduce(step, phase.index, partials, result),
-              ),
-            breathe: () => nextTurn(),
-            onPhase: (phase) => (this.#position = { globalStep, phase: phase.name }),
-          },
-          buffers,
-          globalStep,
-          batch,
-        );
-        globalStep += 1;
-        this.#send({
-          type: "step",
-          generation,
-          globalStep,
-          metrics,
-          timing: { ...timing, waitMs },
-          generatorHash: memory.hash(replica.generator.parameters),
-          discriminatorHash: memory.hash(replica.discriminator.parameters),
-        });
-      } catch (error) {
-        if (!(error instanceof NonFiniteError)) throw error;
-        const { phase, own } = error;
-        this.#send({ type: "nonFinite", generation, globalStep, phase, own });
-        this.#position = { globalStep, phase };
-        await this.#waiting(() => "the coordinator's word on a gradient that is not finite", this.#finished);
-        return;
-      }
-      if (globalStep % config.checkpointEvery === 0) save();
-      if (isSampleStep(config, numImages, globalStep)) picture();
+        onSamples: (step, pixels) =>
+          this.#sendBulk({ type: "samples", generation, globalStep: step }, [pixels]),
+      });
+      this.#position = { globalStep, phase: "finished" };
+      this.#send({ type: "finished", generation, globalStep });
+      await this.#waiting(() => "the coordinator to save the last checkpoint", this.#finished);
+    } catch (error) {
+      if (!(error instanceof NonFiniteError)) throw error;
+      this.#send({ type: "nonFinite", generation, ...this.#position, own: error.own });
+      await this.#waiting(() => "the coordinator's word on a gradient that is not finite", this.#finished);
     }
-    save();
-    picture();
-    this.#position = { globalStep, phase: "finished" };
-    this.#send({ type: "finished", generation, globalStep });
-    await this.#waiting(() => "the coordinator to save the last checkpoint", this.#finished);
   }
 }
 

@@ -162,6 +162,10 @@ t.test("a second coordinator cannot use a run that is in use", async (t) => {
   const second = await run(["train", "--resume", "--run-dir", runDir]);
   t.equal(second.code, 2);
   t.match(second.output, /another coordinator does/);
+  const endpoint = /listens on (tcp:\S+)/.exec(first.output)?.[1] ?? "";
+  const samePort = await run(["train", ...DATA, "--bind", endpoint, "--run-dir", `${runDir}2`]);
+  t.equal(samePort.code, 2);
+  t.match(samePort.output, /Cannot listen on tcp:.*in use.*--bind another port/);
   first.child.kill("SIGINT");
   t.equal((await first.finished).code, 130);
 });

@@ -1,0 +1,118 @@
+/**
+ * Training from a generation's first step to its last, as one rank runs it:
+ * batches in, steps, and what the coordinator wants to know out.
+ *
+ * @module
+ */
+import { setImmediate as nextTurn } from "node:timers/promises";
+import { isSampleStep } from "../shared/config.ts";
+import { ProtocolError } from "../shared/errors.ts";
+import { IMAGE_PIXELS } from "../shared/image.ts";
+import type { Model } from "../shared/nn/models.ts";
+import { phasesOfStep } from "../shared/phases.ts";
+import type { StartMessage, StepMetrics, Timing } from "../shared/protocol.ts";
+import { SAMPLE_COUNT, sampleNoise, toPixels } from "../shared/samples.ts";
+import { rankSamples } from "../shared/sharding.ts";
+import type { BatchQueue } from "./batch-queue.ts";
+import type { DataPlane } from "./data-plane.ts";
+import type { Engine } from "./engine/engine.ts";
+import type { HostMemory } from "./host-memory.ts";
+import type { Replica } from "./replica.ts";
+import type { StepContext } from "./train-step.ts";
+import { StepBuffers, trainStep } from "./train-step.ts";
+
+export interface TrainLoopParts {
+  readonly start: StartMessage;
+  readonly model: Model;
+  readonly engine: Engine;
+  readonly memory: HostMemory;
+  readonly replica: Replica;
+  readonly batches: BatchQueue;
+  readonly dataPlane: DataPlane;
+}
+
+/** Where the loop reports to. Steps are counted as complete ones. */
+export interface TrainLoopReports {
+  /** What the worker does now. */
+  onPosition(globalStep: number, phase: string): void;
+  /** Awaits something that may take long. */
+  waiting<T>(what: () => string, promise: Promise<T>): Promise<T>;
+  /** The batches of all steps below this one are used. */
+  onCredit(globalStep: number): void;
+  onStep(globalStep: number, metrics: StepMetrics, timing: Timing): void;
+  /** The replica's state is due for a checkpoint. Called on rank 0 only. */
+  onState(globalStep: number): void;
+  /** @param pixels (64, 784). Called on rank 0 only. */
+  onSamples(globalStep: number, pixels: Uint8Array): void;
+}
+
+/**
+ * Trains until the batches end.
+ *
+ * @returns Steps complete.
+ * @throws {NonFiniteError} If a reduced gradient or loss is not finite; that phase is not applied.
+ */
+export async function trainLoop(parts: TrainLoopParts, reports: TrainLoopReports): Promise<number> {
+  const { start, model, engine, memory, replica, batches, dataPlane } = parts;
+  const { config, rank, worldSize, numImages } = start;
+  const buffers = new StepBuffers(model, phasesOfStep(config.discriminatorSteps), config.shards, memory);
+  const own = rankSamples(config.globalBatchSize, config.shards, worldSize, rank);
+  const batchBytes = config.discriminatorSteps * (own.end - own.start) * IMAGE_PIXELS;
+  const fixedNoise = sampleNoise(config.seed, SAMPLE_COUNT, config.latentDim);
+  let { globalStep } = start;
+  // What a checkpoint holds is saved already.
+  let savedStep = start.stateFrom === "checkpoint" ? globalStep : -1;
+  let picturedStep = savedStep;
+
+  const save = (): void => {
+    if (rank !== 0 || savedStep === globalStep) return;
+    savedStep = globalStep;
+    reports.onState(globalStep);
+  };
+  const picture = (): void => {
+    if (rank !== 0 || picturedStep === globalStep) return;
+    picturedStep = globalStep;
+    reports.onSamples(globalStep, toPixels(engine.generate(fixedNoise, SAMPLE_COUNT)));
+  };
+  const context: StepContext = {
+    config,
+    model,
+    engine,
+    replica,
+    rank,
+    worldSize,
+    memory,
+    allReduce: (step, phase, partials, result) =>
+      reports.waiting(
+        () => dataPlane.describeWaiting() ?? "the all-reduce",
+        dataPlane.reduce(step, phase.index, partials, result),
+      ),
+    breathe: () => nextTurn(),
+    onPhase: (phase) => reports.onPosition(globalStep, phase.name),
+  };
+
+  for (;;) {
+    reports.onCredit(globalStep);
+    reports.onPosition(globalStep, "batch");
+    const waitStart = performance.now();
+    const batch = await reports.waiting(
+      () => `the batch of step ${globalStep} from the coordinator`,
+      batches.take(globalStep),
+    );
+    const waitMs = performance.now() - waitStart;
+    if (batch === null) break;
+    if (batch.byteLength !== batchBytes) {
+      throw new ProtocolError(
+        `Cannot use batch as it must have ${batchBytes} bytes: got ${batch.byteLength}`,
+      );
+    }
+    const { metrics, timing } = await trainStep(context, buffers, globalStep, batch);
+    globalStep += 1;
+    reports.onStep(globalStep, metrics, { ...timing, waitMs });
+    if (globalStep % config.checkpointEvery === 0) save();
+    if (isSampleStep(config, numImages, globalStep)) picture();
+  }
+  save();
+  picture();
+  return globalStep;
+}
