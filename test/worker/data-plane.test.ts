@@ -1,0 +1,102 @@
+import t from "tap";
+import { rankShards } from "../../shared/sharding.ts";
+import { push } from "../../shared/sockets.ts";
+import { encodeHeader } from "../../shared/protocol.ts";
+import { addInJavaScript, TreeSum } from "../../shared/tree-sum.ts";
+import { BatchQueue } from "../../worker/batch-queue.ts";
+import { DataPlane } from "../../worker/data-plane.ts";
+
+// More than one segment per chunk.
+const LENGTH = 1_700_001;
+const SHARDS = 4;
+const value = (shard: number, step: number, i: number): number =>
+  Math.fround(((shard + 1) * (i % 977)) / (step + 3));
+
+function partials(worldSize: number, rank: number, step: number) {
+  const sum = new TreeSum(SHARDS, addInJavaScript, () => new Float32Array(LENGTH));
+  const { start, end } = rankShards(SHARDS, worldSize, rank);
+  for (let s = start; s < end; s++) {
+    sum.push(
+      { start: s, end: s + 1 },
+      Float32Array.from({ length: LENGTH }, (_, i) => value(s, step, i)),
+      true,
+    );
+  }
+  return sum.take();
+}
+
+t.test("DataPlane reduces over real sockets, phase after phase, with strangers knocking", async (t) => {
+  for (const worldSize of [2, 3]) {
+    const refused: string[] = [];
+    const planes = await Promise.all(
+      Array.from({ length: worldSize }, () =>
+        DataPlane.bind(
+          "127.0.0.1",
+          (error) => t.fail(error.message),
+          (reason) => refused.push(reason),
+        ),
+      ),
+    );
+    const peers = planes.map((plane, rank) => ({ rank, workerId: `w${rank}`, dataEndpoint: plane.endpoint }));
+    for (const [rank, plane] of planes.entries()) {
+      plane.connect({ generation: 7, rank, peers, numShards: SHARDS, add: addInJavaScript });
+    }
+    const stranger = push();
+    stranger.connect(planes[0].endpoint);
+    const stale = {
+      type: "gather",
+      generation: 6,
+      globalStep: 0,
+      phase: 0,
+      from: 1,
+      firstShard: 0,
+      endShard: 4,
+      start: 0,
+      end: 1,
+    };
+    await stranger.send(["noise"]);
+    await stranger.send([encodeHeader(stale), Buffer.alloc(4)]);
+    const results = planes.map(() => [0, 1].map(() => new Float32Array(LENGTH)));
+    for (let step = 0; step < 3; step++) {
+      for (const phase of [0, 1]) {
+        // Ranks begin at different times, so that some messages come early.
+        await Promise.all(
+          planes.map(async (plane, rank) => {
+            await new Promise((resolve) => setTimeout(resolve, rank * 20));
+            await plane.reduce(step, phase, partials(worldSize, rank, step), results[rank][phase]);
+          }),
+        );
+        const [expected] = partials(1, 0, step);
+        for (const result of results) {
+          t.ok(
+            Buffer.from(result[phase].buffer).equals(Buffer.from(expected.values.buffer)),
+            `${worldSize}: ${step}/${phase}`,
+          );
+        }
+      }
+    }
+    t.ok(
+      refused.some((reason) => reason.includes("generation 6")),
+      "a stale generation is refused",
+    );
+    t.ok(refused.length >= 2);
+    stranger.close();
+    for (const plane of planes) plane.close();
+  }
+});
+
+t.test("BatchQueue gives batches in any order of arrival, and null once training ends before", async (t) => {
+  const queue = new BatchQueue(5);
+  const later = queue.take(1);
+  queue.put(0, new Uint8Array([0]));
+  queue.put(1, new Uint8Array([1]));
+  t.same(await later, new Uint8Array([1]));
+  t.same(await queue.take(0), new Uint8Array([0]));
+  t.equal(await queue.take(5), null, "the end");
+  const waiting = queue.take(3);
+  queue.finishAt(4);
+  queue.finishAt(3);
+  t.equal(await waiting, null);
+  queue.finishAt(9);
+  t.equal(queue.endStep, 3, "the end only comes nearer");
+});
