@@ -1,7 +1,7 @@
 // npx tsc && node dist/scripts/build-kernels.js
 /**
  * Compiles the training kernels, worker/kernels/assembly/ (AssemblyScript), to
- * dist/worker/kernels/kernels.wasm (plain SIMD) and kernels-relaxed.wasm
+ * dist/worker/kernels/kernels.wasm (plain SIMD) and kernels-fused.wasm
  * (relaxed multiply-adds).
  *
  * @module
@@ -16,7 +16,7 @@ const compiler = require.resolve("assemblyscript/bin/asc.js");
 
 const BUILDS = [
   { output: "kernels.wasm", options: ["--use", "MADD=0"] },
-  { output: "kernels-relaxed.wasm", options: ["--use", "MADD=1", "--enable", "relaxed-simd"] },
+  { output: "kernels-fused.wasm", options: ["--use", "MADD=1", "--enable", "relaxed-simd"] },
 ];
 
 for (const { output, options } of BUILDS) {

@@ -39,6 +39,8 @@ const trainingShape = {
   epsilon: z.number().positive().default(1e-8),
   /** What computes gradients: bits are equal within one kind of engine. */
   engine: z.enum(ENGINE_NAMES).default("wasm"),
+  /** Products of engine wasm round after the multiplication and after the addition; else once (fused, faster). */
+  deterministicKernels: z.boolean().default(false),
 } as const;
 
 export type TrainingConfig = z.infer<z.ZodObject<typeof trainingShape>>;

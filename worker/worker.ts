@@ -27,13 +27,14 @@ import {
   parseCoordinatorMessage,
 } from "../shared/protocol.ts";
 import { dealer, parseEndpoint, receiveAll } from "../shared/sockets.ts";
+import { rankSamples } from "../shared/sharding.ts";
 import { PACKAGE_VERSION, PROTOCOL_VERSION } from "../shared/version.ts";
 import { BatchQueue } from "./batch-queue.ts";
 import { DataPlane } from "./data-plane.ts";
 import type { Engine } from "./engine/engine.ts";
-import { createEngine } from "./engine/engine.ts";
+import { loadEngine } from "./engine/engine.ts";
 import type { Replica } from "./replica.ts";
-import { HostMemory } from "./host-memory.ts";
+import type { HostMemory } from "./host-memory.ts";
 import { initialReplica, replicaFrom, replicaLengths, snapshot } from "./replica.ts";
 import type { TrainLoopParts } from "./train-loop.ts";
 import { trainLoop } from "./train-loop.ts";
@@ -281,14 +282,15 @@ class Worker {
     const batches = new BatchQueue(start.endStep);
     this.#batches = batches;
     const model = MODELS[config.model]({ latentDim: config.latentDim, imagePixels: IMAGE_PIXELS });
-    const engine = await createEngine(config, { model, objective: OBJECTIVES[config.objective] });
+    const phases = phasesOfStep(config.discriminatorSteps);
+    const own = rankSamples(config.globalBatchSize, config.shards, worldSize, rank);
+    const { engine, memory } = await loadEngine(
+      config,
+      { model, objective: OBJECTIVES[config.objective], maxSamples: own.end - own.start },
+      [...replicaLengths(model), ...StepBuffers.lengths(model, phases, config.shards)],
+    );
     this.#engine = engine;
     this.#options.log(`Rank ${rank} of ${worldSize}: ${engine.description}`);
-    const phases = phasesOfStep(config.discriminatorSteps);
-    const memory = await HostMemory.create([
-      ...replicaLengths(model),
-      ...StepBuffers.lengths(model, phases, config.shards),
-    ]);
     this.#openBulk(start);
     const replica = await this.#initialState(start, model, memory);
     engine.setParameters("generator", replica.generator.parameters);

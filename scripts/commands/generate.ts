@@ -14,7 +14,7 @@ import { IMAGE_PIXELS, IMAGE_SIDE } from "../../shared/image.ts";
 import { MODELS } from "../../shared/nn/models.ts";
 import { OBJECTIVES } from "../../shared/nn/objectives.ts";
 import { sampleNoise, toPixels } from "../../shared/samples.ts";
-import { createEngine } from "../../worker/engine/engine.ts";
+import { loadEngine } from "../../worker/engine/engine.ts";
 import { checkpointOf } from "./checkpoint-of.ts";
 
 export interface GenerateOptions {
@@ -44,9 +44,14 @@ export async function generate({ run, count, seed, out }: GenerateOptions): Prom
   const config = parseRunConfig(manifest.config);
   const model = MODELS[config.model]({ latentDim: config.latentDim, imagePixels: IMAGE_PIXELS });
   checkNetworks(manifest, model);
-  const engine = await createEngine(config, { model, objective: OBJECTIVES[config.objective] });
-  const file = files.get("generator.safetensors") as Uint8Array;
-  engine.setParameters("generator", decodeParameters(model.generator, file));
+  const { engine, memory } = await loadEngine(
+    config,
+    { model, objective: OBJECTIVES[config.objective], maxSamples: Math.min(count, CHUNK) },
+    [model.generator.numParameters],
+  );
+  const parameters = memory.allocate(model.generator.numParameters);
+  parameters.set(decodeParameters(model.generator, files.get("generator.safetensors") as Uint8Array));
+  engine.setParameters("generator", parameters);
   const noise = sampleNoise(seed, count, config.latentDim);
   const pixels = new Uint8Array(count * IMAGE_PIXELS);
   for (let start = 0; start < count; start += CHUNK) {

@@ -14,6 +14,7 @@ import { DATASET_CHOICES, DEFAULT_EPOCHS, ENGINE_NAMES, parseRunConfig } from ".
 import { describeError, UsageError } from "../../shared/errors.ts";
 import { MODEL_NAMES } from "../../shared/nn/models.ts";
 import { OBJECTIVE_NAMES } from "../../shared/nn/objectives.ts";
+import { fusesMultiplyAdd } from "../../worker/kernels/kernels.ts";
 
 const CLUSTER = "Cluster:";
 const TRAINING = "Training (decides the bits; fixed for a run):";
@@ -110,6 +111,12 @@ export const RUN_OPTIONS = {
     choices: ENGINE_NAMES,
     defaultDescription: "wasm",
     describe: "What computes gradients",
+  },
+  "deterministic-kernels": {
+    group: TRAINING,
+    type: "boolean",
+    defaultDescription: "false, where the processor can fuse",
+    describe: "Engine wasm without fused multiply-adds: slower, for processors that have none",
   },
   dataset: {
     group: DATA,
@@ -320,6 +327,7 @@ export function resolveConfig(given: Readonly<Record<string, unknown>>, stored: 
   }
   // More than four workers need more shards: the next power of two, whose tree has the fewest nodes per worker.
   if (wanted.shards === undefined && workers > 4) wanted.shards = 2 ** Math.ceil(Math.log2(workers));
+  wanted.deterministicKernels ??= !fusesMultiplyAdd();
   if (failureTimeout !== undefined) wanted.failureTimeoutMs = Math.round(Number(failureTimeout) * 1000);
   return parseRunConfig(wanted);
 }

@@ -21,6 +21,12 @@ export interface ParameterDeclaration {
   readonly transposedInTorch: boolean;
 }
 
+/** What an engine with kernels of its own must know to compute a layer without tfjs. */
+export type LayerKernel =
+  | { readonly type: "dense"; readonly numInputs: number; readonly numOutputs: number }
+  | { readonly type: "leakyRelu"; readonly alpha: number }
+  | { readonly type: "tanh" | "sigmoid" };
+
 export interface Layer {
   /** Text from which two layers can be told apart, as in an error or a manifest. */
   readonly description: string;
@@ -31,6 +37,8 @@ export interface Layer {
    * several shards in one pass; otherwise (batch statistics) it takes them one by one.
    */
   readonly rowwise: boolean;
+  /** The layer for engines with kernels of their own, or null if only tfjs can compute it. */
+  readonly kernel: LayerKernel | null;
   /** @param x (B, in). @param parameters One tensor per declaration, in order. @returns (B, out). */
   forward(tf: TensorFlow, x: Tensor, parameters: readonly Tensor[]): Tensor;
 }
@@ -48,6 +56,7 @@ export function dense(numInputs: number, numOutputs: number): Layer {
       { name: "bias", shape: [numOutputs], initBound, transposedInTorch: false },
     ],
     rowwise: true,
+    kernel: { type: "dense", numInputs, numOutputs },
     forward: (tf, x, [weight, bias]) => tf.add(tf.matMul(x, weight), bias),
   };
 }
@@ -58,14 +67,25 @@ export function leakyRelu(alpha: number): Layer {
     description: `leakyRelu(${alpha})`,
     parameters: [],
     rowwise: true,
+    kernel: { type: "leakyRelu", alpha },
     forward: (tf, x) => tf.leakyRelu(x, alpha),
   };
 }
 
 export function tanh(): Layer {
-  return { description: "tanh", parameters: [], rowwise: true, forward: (tf, x) => tf.tanh(x) };
+  return elementwise("tanh");
 }
 
 export function sigmoid(): Layer {
-  return { description: "sigmoid", parameters: [], rowwise: true, forward: (tf, x) => tf.sigmoid(x) };
+  return elementwise("sigmoid");
+}
+
+function elementwise(type: "tanh" | "sigmoid"): Layer {
+  return {
+    description: type,
+    parameters: [],
+    rowwise: true,
+    kernel: { type },
+    forward: (tf, x) => tf[type](x),
+  };
 }

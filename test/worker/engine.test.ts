@@ -1,16 +1,16 @@
 import t from "tap";
-import type { EngineName } from "../../shared/config.ts";
-import { ENGINE_NAMES } from "../../shared/config.ts";
 import { dense, leakyRelu, sigmoid, tanh } from "../../shared/nn/layers.ts";
 import type { Layer } from "../../shared/nn/layers.ts";
 import type { Model } from "../../shared/nn/models.ts";
 import { MODELS } from "../../shared/nn/models.ts";
-import type { Network } from "../../shared/nn/network.ts";
+import type { Network, NetworkName } from "../../shared/nn/network.ts";
 import { initialParameters, network } from "../../shared/nn/network.ts";
 import { OBJECTIVES } from "../../shared/nn/objectives.ts";
-import type { Engine } from "../../worker/engine/engine.ts";
-import { createEngine } from "../../worker/engine/engine.ts";
+import type { Batch, Engine, EngineOptions, LoadedEngine, RealBatch } from "../../worker/engine/engine.ts";
+import { loadEngine } from "../../worker/engine/engine.ts";
+import { createTfjsEngine } from "../../worker/engine/tfjs-engine.ts";
 import { HostMemory } from "../../worker/host-memory.ts";
+import { fusesMultiplyAdd } from "../../worker/kernels/kernels.ts";
 import { initialReplica, replicaLengths } from "../../worker/replica.ts";
 import { StepBuffers, trainStep, trainingNoise, vectorLength } from "../../worker/train-step.ts";
 import { parseRunConfig } from "../../shared/config.ts";
@@ -78,27 +78,63 @@ function inputs(model: Model, numSamples: number, seed: number) {
   return { noise, pixels };
 }
 
-async function engineWith(
-  name: EngineName,
-  model: Model,
-  seed: number,
-): Promise<{ engine: Engine; g: Float32Array; d: Float32Array }> {
-  const engine = await createEngine({ engine: name }, { model, objective });
-  const g = initialParameters(model.generator, seed);
-  const d = initialParameters(model.discriminator, seed);
-  engine.setParameters("generator", g);
-  engine.setParameters("discriminator", d);
-  return { engine, g, d };
+type Load = (options: EngineOptions, lengths: readonly number[]) => Promise<LoadedEngine>;
+
+const FUSED = fusesMultiplyAdd();
+
+/** Every engine in every form; the tfjs engine on wasm serves networks that engine wasm has no kernels for. */
+const ENGINES: Readonly<Record<string, Load>> = {
+  "wasm, fused": (...args) => loadEngine({ engine: "wasm", deterministicKernels: !FUSED }, ...args),
+  "wasm, deterministic": (...args) => loadEngine({ engine: "wasm", deterministicKernels: true }, ...args),
+  "wasm through tfjs": async (options, lengths) => {
+    const memory = await HostMemory.create({ fused: FUSED });
+    memory.reserve(lengths);
+    return { engine: await createTfjsEngine("wasm", FUSED, options), memory };
+  },
+  cpu: (...args) => loadEngine({ engine: "cpu", deterministicKernels: false }, ...args),
+};
+
+interface Rig {
+  readonly engine: Engine;
+  readonly g: Float32Array;
+  readonly d: Float32Array;
+  /** The discriminator's gradient if the batch has pixels, else the generator's; with metrics. */
+  gradient(batch: Batch | RealBatch): Float32Array;
 }
 
-for (const name of ENGINE_NAMES) {
+async function engineWith(load: Load, model: Model, seed: number): Promise<Rig> {
+  const lengths = (["generator", "discriminator"] as const).flatMap((network) => [
+    model[network].numParameters,
+    vectorLength(model, network),
+  ]);
+  const { engine, memory } = await load({ model, objective, maxSamples: 20 }, lengths);
+  const vectors = (network: NetworkName) => {
+    const parameters = memory.allocate(model[network].numParameters);
+    parameters.set(initialParameters(model[network], seed));
+    engine.setParameters(network, parameters);
+    return { parameters, out: memory.allocate(vectorLength(model, network)) };
+  };
+  const [g, d] = [vectors("generator"), vectors("discriminator")];
+  return {
+    engine,
+    g: g.parameters,
+    d: d.parameters,
+    gradient(batch) {
+      if ("pixels" in batch) engine.discriminatorGradient(batch, d.out);
+      else engine.generatorGradient(batch, g.out);
+      return ("pixels" in batch ? d.out : g.out).slice();
+    },
+  };
+}
+
+for (const [name, load] of Object.entries(ENGINES)) {
   t.test(`${name}: gradients and metrics of both objectives agree with the float64 reference`, async (t) => {
     for (const [model, numSamples] of [
       [small, 1],
       [small, 7],
       [MODELS.mlp({ latentDim: 100, imagePixels: 784 }), 3],
     ] as const) {
-      const { engine, g, d } = await engineWith(name, model, 4);
+      const { engine, g, d, gradient } = await engineWith(load, model, 4);
       const { noise, pixels } = inputs(model, numSamples, 8);
       const common = {
         generator: referenceNetwork(model.generator),
@@ -107,11 +143,8 @@ for (const name of ENGINE_NAMES) {
         dParams: Float64Array.from(d),
         noise_BL: Float64Array.from(noise),
       };
-      const dOut = new Float32Array(vectorLength(model, "discriminator"));
-      engine.discriminatorGradient(
-        { shardSizes: [numSamples], globalBatchSize: numSamples, noise, pixels },
-        dOut,
-      );
+      const batch = { shardSizes: [numSamples], globalBatchSize: numSamples, noise };
+      const dOut = gradient({ ...batch, pixels });
       const dExpected = reference.discriminatorGradient({
         ...common,
         real_BD: reference.pixelsToReal(pixels),
@@ -119,8 +152,7 @@ for (const name of ENGINE_NAMES) {
       t.ok(maxError(dOut, dExpected.gradient) < 2e-5, `discriminator, ${maxError(dOut, dExpected.gradient)}`);
       const dMetrics = [dExpected.loss, dExpected.meanRealProbability, dExpected.meanFakeProbability];
       t.ok(maxError(dOut.slice(-3), Float64Array.from(dMetrics)) < 1e-6, "its metrics");
-      const gOut = new Float32Array(vectorLength(model, "generator"));
-      engine.generatorGradient({ shardSizes: [numSamples], globalBatchSize: numSamples, noise }, gOut);
+      const gOut = gradient(batch);
       const gExpected = reference.generatorGradient(common);
       t.ok(maxError(gOut, gExpected.gradient) < 2e-5, `generator, ${maxError(gOut, gExpected.gradient)}`);
       const gMetrics = [gExpected.loss, gExpected.meanFakeProbability];
@@ -137,7 +169,7 @@ for (const name of ENGINE_NAMES) {
           generator: network("generator", 3, [dense(3, 4), layer, dense(4, 5)]),
           discriminator: network("discriminator", 5, [dense(5, 3), layer, dense(3, 1)], sigmoid()),
         };
-        const { engine, g, d } = await engineWith(name, model, 2);
+        const { engine, g, d, gradient } = await engineWith(load, model, 2);
         const { noise, pixels } = inputs(model, 4, 3);
         const lossAt = (
           phase: "generator" | "discriminator",
@@ -156,10 +188,8 @@ for (const name of ENGINE_NAMES) {
             : reference.discriminatorGradient({ ...common, real_BD: reference.pixelsToReal(pixels) }).loss;
         };
         for (const phase of ["generator", "discriminator"] as const) {
-          const out = new Float32Array(vectorLength(model, phase));
-          if (phase === "generator")
-            engine.generatorGradient({ shardSizes: [4], globalBatchSize: 4, noise }, out);
-          else engine.discriminatorGradient({ shardSizes: [4], globalBatchSize: 4, noise, pixels }, out);
+          const batch = { shardSizes: [4], globalBatchSize: 4, noise };
+          const out = gradient(phase === "generator" ? batch : { ...batch, pixels });
           const own = phase === "generator" ? g : d;
           const differences = Float64Array.from(own, (_, i) => {
             const at = (h: number): number => {
@@ -182,21 +212,17 @@ for (const name of ENGINE_NAMES) {
   );
 
   t.test(`${name}: gradients of shards add up to the gradient of the batch`, async (t) => {
-    const { engine } = await engineWith(name, small, 6);
+    const { engine, gradient } = await engineWith(load, small, 6);
     const { noise, pixels } = inputs(small, 8, 5);
-    const length = vectorLength(small, "discriminator");
-    const whole = new Float32Array(length);
-    engine.discriminatorGradient({ shardSizes: [8], globalBatchSize: 8, noise, pixels }, whole);
-    const sum = new Float32Array(length);
+    const whole = gradient({ shardSizes: [8], globalBatchSize: 8, noise, pixels });
+    const sum = new Float32Array(whole.length);
     for (const [start, end] of [
       [0, 3],
       [3, 8],
     ]) {
-      const out = new Float32Array(length);
       const shard = { shardSizes: [end - start], globalBatchSize: 8 };
       const slice = { noise: noise.slice(start * 5, end * 5), pixels: pixels.slice(start * 12, end * 12) };
-      engine.discriminatorGradient({ ...shard, ...slice }, out);
-      addInJavaScript(sum, sum, out);
+      addInJavaScript(sum, sum, gradient({ ...shard, ...slice }));
     }
     t.ok(maxError(sum, Float64Array.from(whole)) < 1e-6);
     engine.dispose();
@@ -209,12 +235,12 @@ for (const name of ENGINE_NAMES) {
       [small, [2, 3, 2, 3, 2, 1, 4]],
       [MODELS.mlp({ latentDim: 100, imagePixels: 784 }), [5, 4, 4, 5]],
     ] as const) {
-      const { engine } = await engineWith(name, model, 6);
+      const { engine, gradient } = await engineWith(load, model, 6);
       const total = shardSizes.reduce((sum: number, n) => sum + n, 0);
       const { noise, pixels } = inputs(model, total, 5);
       for (const phase of ["discriminator", "generator"] as const) {
         const length = vectorLength(model, phase);
-        const gradient = (sizes: readonly number[], start: number): Float32Array => {
+        const gradientOf = (sizes: readonly number[], start: number): Float32Array => {
           const end = start + sizes.reduce((sum, n) => sum + n, 0);
           const slice = <A extends Float32Array | Uint8Array>(array: A, width: number) =>
             array.slice(start * width, end * width) as A;
@@ -223,24 +249,19 @@ for (const name of ENGINE_NAMES) {
             globalBatchSize: total,
             noise: slice(noise, model.generator.numInputs),
           };
-          const out = new Float32Array(length);
-          if (phase === "generator") engine.generatorGradient(batch, out);
-          else
-            engine.discriminatorGradient(
-              { ...batch, pixels: slice(pixels, model.discriminator.numInputs) },
-              out,
-            );
-          return out;
+          return phase === "generator"
+            ? gradient(batch)
+            : gradient({ ...batch, pixels: slice(pixels, model.discriminator.numInputs) });
         };
         const sum = new TreeSum(shardSizes.length, addInJavaScript, () => new Float32Array(length));
         let start = 0;
         for (const [shard, n] of shardSizes.entries()) {
-          sum.push({ start: shard, end: shard + 1 }, gradient([n], start), true);
+          sum.push({ start: shard, end: shard + 1 }, gradientOf([n], start), true);
           start += n;
         }
         const [{ values }] = sum.take();
         t.ok(
-          Buffer.from(gradient(shardSizes, 0).buffer).equals(Buffer.from(values.buffer)),
+          Buffer.from(gradientOf(shardSizes, 0).buffer).equals(Buffer.from(values.buffer)),
           `${phase}, ${shardSizes.join()}`,
         );
       }
@@ -251,10 +272,9 @@ for (const name of ENGINE_NAMES) {
   t.test(
     `${name}: three full steps of the reference model agree with the float64 implementation`,
     async (t) => {
-      const config = parseRunConfig({ workers: 1, maxSteps: 3, globalBatchSize: 16, engine: name, seed: 11 });
+      const config = parseRunConfig({ workers: 1, maxSteps: 3, globalBatchSize: 16, seed: 11 });
       const model = MODELS.mlp({ latentDim: 100, imagePixels: 784 });
-      const engine = await createEngine(config, { model, objective });
-      const memory = await HostMemory.create([
+      const { engine, memory } = await load({ model, objective, maxSamples: 16 }, [
         ...replicaLengths(model),
         ...StepBuffers.lengths(model, phasesOfStep(1), 4),
       ]);

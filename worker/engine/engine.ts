@@ -9,6 +9,8 @@ import type { EngineName, TrainingConfig } from "../../shared/config.ts";
 import type { Model } from "../../shared/nn/models.ts";
 import type { NetworkName } from "../../shared/nn/network.ts";
 import type { Objective } from "../../shared/nn/objectives.ts";
+import { HostMemory } from "../host-memory.ts";
+import { WasmEngine } from "./wasm-engine.ts";
 
 /**
  * The samples of consecutive shards that form a node of the canonical tree.
@@ -31,13 +33,17 @@ export interface Engine {
   readonly name: EngineName;
   /** For the log: what computes, and with what. */
   readonly description: string;
-  /** @param flat (numParameters,), copied. */
+  /**
+   * @param flat (numParameters,). Where it lies in the engine's host memory it is used in place: set it
+   * again after every change.
+   */
   setParameters(network: NetworkName, flat: Float32Array): void;
   /**
    * Gradient of the discriminator's loss, and its metrics behind it, summed over the shards in the
    * canonical tree: the bits of a TreeSum over the shards one by one.
    *
-   * @param out Receives numParameters gradients, then PHASE_METRICS.discriminator.
+   * @param out Receives numParameters gradients, then PHASE_METRICS.discriminator. For engine wasm it must
+   * lie in the host memory.
    */
   discriminatorGradient(batch: RealBatch, out: Float32Array): void;
   /** The same for the generator's loss: numParameters gradients, then PHASE_METRICS.generator. */
@@ -50,17 +56,35 @@ export interface Engine {
 export interface EngineOptions {
   readonly model: Model;
   readonly objective: Objective;
+  /** Most samples of one batch. */
+  readonly maxSamples: number;
+}
+
+export interface LoadedEngine {
+  readonly engine: Engine;
+  /** Where parameters and gradients of engine wasm must lie; reserved for its own vectors and `lengths`. */
+  readonly memory: HostMemory;
 }
 
 /**
- * Loads an engine.
+ * Loads an engine, and a host memory with room for more vectors.
  *
- * @throws {Error} If its library cannot run here.
+ * @param lengths Lengths of the vectors that the caller will allocate in the memory.
+ * @throws {Error} If the engine's library cannot run here.
  */
-export async function createEngine(
-  config: Pick<TrainingConfig, "engine">,
+export async function loadEngine(
+  config: Pick<TrainingConfig, "engine" | "deterministicKernels">,
   options: EngineOptions,
-): Promise<Engine> {
+  lengths: readonly number[],
+): Promise<LoadedEngine> {
+  const fused = config.engine === "wasm" && !config.deterministicKernels;
+  const memory = await HostMemory.create({ fused });
+  const { softplusForm } = options.objective;
+  const own = config.engine === "wasm" && softplusForm !== null ? WasmEngine.lengths(options, memory) : null;
+  memory.reserve([...lengths, ...(own ?? [])]);
+  if (own !== null && softplusForm !== null) {
+    return { engine: new WasmEngine({ ...options, softplusForm }, memory), memory };
+  }
   const { createTfjsEngine } = await import("./tfjs-engine.ts");
-  return createTfjsEngine(config.engine, options);
+  return { engine: await createTfjsEngine(config.engine, fused, options), memory };
 }

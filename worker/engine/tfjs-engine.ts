@@ -12,17 +12,23 @@ import type { Network, NetworkName } from "../../shared/nn/network.ts";
 import type { Model } from "../../shared/nn/models.ts";
 import { addInJavaScript, TreeSum } from "../../shared/tree-sum.ts";
 import type { Batch, Engine, EngineOptions, RealBatch } from "./engine.ts";
+import { numSamplesOf, shardSums } from "./shard-sums.ts";
 import type { TensorAccess } from "./wasm-backend.ts";
 import { loadWasmBackend } from "./wasm-backend.ts";
 
 // tfjs is CommonJS: Node gives its exports as names or only as the default, depending on how the names were found.
 const tf: TensorFlow = "default" in tfModule ? tfModule.default : tfModule;
 
-export async function createTfjsEngine(name: EngineName, options: EngineOptions): Promise<Engine> {
+/** @param fused Whether matrix products of backend wasm use fused multiply-adds. */
+export async function createTfjsEngine(
+  name: EngineName,
+  fused: boolean,
+  options: EngineOptions,
+): Promise<Engine> {
   // Without this the cpu backend prints advice to install tfjs-node.
   if (name === "cpu") tf.env().set("IS_NODE", false);
   if (name === "wasm") {
-    const access = await loadWasmBackend(tf);
+    const access = await loadWasmBackend(tf, fused);
     tf.enableProdMode();
     return new TfjsEngine(name, options, access);
   }
@@ -129,7 +135,7 @@ class TfjsEngine implements Engine {
       this.#gradient(model.discriminator, loss, out);
       const [losses, realLogits, fakeLogits] = kept;
       const rows = [losses, tf.sigmoid(realLogits), tf.sigmoid(fakeLogits)];
-      out.set(shardSums(rows, shardSizes, globalBatchSize), model.discriminator.numParameters);
+      out.set(shardSums(rows.map(valuesOf), shardSizes, globalBatchSize), model.discriminator.numParameters);
       tf.dispose([...kept]);
     });
   }
@@ -149,7 +155,7 @@ class TfjsEngine implements Engine {
       this.#gradient(model.generator, loss, out);
       const [losses, logits] = kept;
       out.set(
-        shardSums([losses, tf.sigmoid(logits)], shardSizes, globalBatchSize),
+        shardSums([losses, tf.sigmoid(logits)].map(valuesOf), shardSizes, globalBatchSize),
         model.generator.numParameters,
       );
       tf.dispose([...kept]);
@@ -196,15 +202,15 @@ function forward(net: Network, x: Tensor, parameters: readonly Tensor[]): Tensor
   return y;
 }
 
-/** Pixels 0..255 to [-1, 1]. */
-export function scalePixels(pixels: Uint8Array): Float32Array {
-  const scaled = new Float32Array(pixels.length);
-  for (let i = 0; i < pixels.length; i++) scaled[i] = pixels[i] / 127.5 - 1;
-  return scaled;
+function valuesOf(tensor: Tensor): Float32Array {
+  return tensor.dataSync<"float32">();
 }
 
-function numSamplesOf({ shardSizes }: Batch): number {
-  return shardSizes.reduce((sum, n) => sum + n, 0);
+/** Pixels 0..255 to [-1, 1], rounded as the kernel pixelsToReal(). */
+export function scalePixels(pixels: Uint8Array): Float32Array {
+  const scaled = new Float32Array(pixels.length);
+  for (let i = 0; i < pixels.length; i++) scaled[i] = Math.fround(pixels[i] / 127.5) - 1;
+  return scaled;
 }
 
 /** A batch of every shard. Keeps what else the batch has. */
@@ -245,26 +251,4 @@ function separate(both: Tensor, shardSizes: readonly number[]): readonly [Tensor
     }
   }
   return shardSizes.length === 1 ? [parts[0][0], parts[1][0]] : [tf.concat(parts[0]), tf.concat(parts[1])];
-}
-
-/**
- * For each vector of values per sample: the sum over each shard, divided by the global batch size, then
- * added in the canonical tree. @param vectors (samples, 1) each.
- */
-function shardSums(
-  vectors: readonly Tensor[],
-  shardSizes: readonly number[],
-  globalBatchSize: number,
-): Float32Array {
-  const values = vectors.map((vector) => vector.dataSync<"float32">());
-  const sum = new TreeSum(shardSizes.length, addInJavaScript, () => new Float32Array(vectors.length));
-  let start = 0;
-  for (const [shard, n] of shardSizes.entries()) {
-    const own = values.map(
-      (v) => v.subarray(start, start + n).reduce((total, x) => total + x, 0) / globalBatchSize,
-    );
-    sum.push({ start: shard, end: shard + 1 }, Float32Array.from(own), true);
-    start += n;
-  }
-  return sum.take()[0].values;
 }

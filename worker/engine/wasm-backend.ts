@@ -17,9 +17,7 @@ import type {
   TensorInfo,
 } from "@tensorflow/tfjs";
 import type { TensorFlow } from "../../shared/nn/layers.ts";
-import type { Range } from "../../shared/sharding.ts";
-import { treeSplit } from "../../shared/sharding.ts";
-import type { Kernels } from "../kernels/kernels.ts";
+import type { Kernels, Leaves, Pointer } from "../kernels/kernels.ts";
 import { loadKernels } from "../kernels/kernels.ts";
 
 const require = createRequire(import.meta.url);
@@ -55,15 +53,20 @@ export interface TensorAccess {
   readonly sumOverShards?: (shardRows: readonly number[], compute: () => void) => void;
 }
 
-/** Makes wasm the backend. @throws {Error} If the runtime has no WASM SIMD. */
-export async function loadWasmBackend(tf: TensorFlow): Promise<TensorAccess> {
+/**
+ * Makes wasm the backend.
+ *
+ * @param fused Whether matrix products use fused multiply-adds.
+ * @throws {Error} If the runtime lacks the SIMD that is needed.
+ */
+export async function loadWasmBackend(tf: TensorFlow, fused: boolean): Promise<TensorAccess> {
   const wasm =
     (await import("@tensorflow/tfjs-backend-wasm")) as typeof import("@tensorflow/tfjs-backend-wasm");
   wasm.setWasmPaths(join(dirname(require.resolve("@tensorflow/tfjs-backend-wasm")), "/"));
   if (!(await tf.setBackend("wasm")))
     throw new Error("Cannot use engine wasm as tfjs must start its backend");
   const backend = tf.backend() as unknown as Backend;
-  const kernels = await loadKernels({ memory: backend.wasm.asm.memory, relaxed: false });
+  const kernels = await loadKernels({ memory: backend.wasm.asm.memory, fused });
   const registry = new KernelRegistry(tf, backend, kernels);
   registry.replaceAll();
   const pointerOf = ({ dataId }: TensorInfo): number => backend.dataIdMap.get(dataId).memoryOffset;
@@ -86,13 +89,17 @@ class KernelRegistry {
   readonly #kernels: Kernels;
   /** Where each shard's rows begin, and where the last one's end; null outside of sumOverShards. */
   #shardStarts: readonly number[] | null = null;
-  /** Reused workspaces: the product's at 0, the tree's from 1 on. */
-  readonly #workspaces: { pointer: number; bytes: number }[] = [];
+  readonly #scratch: Workspace;
+  readonly #leaves: Workspace;
+  readonly #ones: Workspace;
 
   constructor(tf: TensorFlow, backend: Backend, kernels: Kernels) {
     this.#tf = tf;
     this.#backend = backend;
     this.#kernels = kernels;
+    this.#scratch = new Workspace(backend.wasm);
+    this.#leaves = new Workspace(backend.wasm);
+    this.#ones = new Workspace(backend.wasm);
   }
 
   replaceAll(): void {
@@ -138,26 +145,11 @@ class KernelRegistry {
     const K = transA ? aRows : aColumns;
     const N = transB ? bRows : bColumns;
     const output = this.#output([...a.shape.slice(0, -2), M, N]);
-    if (transA && !transB && this.#isBatch(K)) {
-      this.#treeSum(M * N, this.#at(output), (start, end, c, mode) => {
-        const rows = { K: end - start, a: this.#at(a) + start * M * 4, b: this.#at(b) + start * N * 4 };
-        const scratch = this.#workspace(0, this.#kernels.gemmScratchBytes(M, end - start, mode));
-        this.#kernels.gemm({ transA, M, N, ...rows, c, scratch, mode });
-      });
-      return output;
-    }
-    const scratch = this.#workspace(0, this.#kernels.gemmScratchBytes(M, K));
-    this.#kernels.gemm({
-      transA,
-      transB,
-      M,
-      N,
-      K,
-      a: this.#at(a),
-      b: this.#at(b),
-      c: this.#at(output),
-      scratch,
-    });
+    const leaves = transA && !transB ? this.#leavesOf(K) : undefined;
+    const mode = leaves === undefined ? "store" : "tree";
+    const scratch = this.#scratch.at(this.#kernels.gemmScratchBytes(M, K, mode));
+    const [aAt, bAt, c] = [this.#at(a), this.#at(b), this.#at(output)];
+    this.#kernels.gemm({ transA, transB, M, N, K, a: aAt, b: bAt, c, scratch, mode, leaves });
     return output;
   }
 
@@ -172,27 +164,13 @@ class KernelRegistry {
     }
   }
 
-  #isBatch(rows: number): boolean {
-    return this.#shardStarts !== null && this.#shardStarts.at(-1) === rows;
-  }
-
-  /** Sums a vector over the shards. @param leaf Stores the sum over rows start..end in c, or adds it to c. */
-  #treeSum(
-    length: number,
-    target: number,
-    leaf: (start: number, end: number, c: number, mode: "store" | "add") => void,
-  ): void {
-    const starts = this.#shardStarts ?? [];
-    const sumNode = (node: Range, c: number, depth: number): void => {
-      if (node.end - node.start === 1) return leaf(starts[node.start], starts[node.end], c, "store");
-      const split = treeSplit(node);
-      sumNode({ start: node.start, end: split }, c, depth);
-      if (node.end - split === 1) return leaf(starts[split], starts[node.end], c, "add");
-      const right = this.#workspace(depth, length * 4);
-      sumNode({ start: split, end: node.end }, right, depth + 1);
-      this.#kernels.add(length, c, right, c);
-    };
-    sumNode({ start: 0, end: starts.length - 1 }, target, 1);
+  /** The shards as leaves of a sum over so many rows, if these are the batch's. */
+  #leavesOf(rows: number): Leaves | undefined {
+    const starts = this.#shardStarts;
+    if (starts?.at(-1) !== rows) return undefined;
+    const pointer = this.#leaves.at(starts.length * 4);
+    new Int32Array(this.#backend.wasm.HEAPU8.buffer, pointer, starts.length).set(starts);
+    return { starts: pointer, count: starts.length - 1 };
   }
 
   #transpose({ x }: NamedTensorInfoMap, attrs: NamedAttrMap): TensorInfo | null {
@@ -207,14 +185,18 @@ class KernelRegistry {
   #sumOverRows({ x }: NamedTensorInfoMap, attrs: NamedAttrMap): TensorInfo | null {
     const axis = this.#tf.util.parseAxisParam(attrs["axis"] as number[], x?.shape ?? []);
     if (x === undefined || x.shape.length !== 2 || axis.length !== 1 || axis[0] !== 0) return null;
-    const [rows, columns] = x.shape;
-    const out = this.#output(attrs["keepDims"] === true ? [1, columns] : [columns]);
-    if (this.#isBatch(rows)) {
-      this.#treeSum(columns, this.#at(out), (start, end, c, mode) =>
-        this.#kernels.columnSums(end - start, columns, this.#at(x) + start * columns * 4, c, mode),
-      );
+    const [K, N] = x.shape;
+    const out = this.#output(attrs["keepDims"] === true ? [1, N] : [N]);
+    const [b, c] = [this.#at(x), this.#at(out)];
+    const leaves = this.#leavesOf(K);
+    if (leaves === undefined) {
+      this.#kernels.columnSums(K, N, b, c);
     } else {
-      this.#kernels.columnSums(rows, columns, this.#at(x), this.#at(out));
+      // A row of ones times x: products with 1 are exact, so these are tree sums of the rows.
+      const a = this.#ones.at(K * 4);
+      new Float32Array(this.#backend.wasm.HEAPU8.buffer, a, K).fill(1);
+      const scratch = this.#scratch.at(this.#kernels.gemmScratchBytes(1, K, "tree"));
+      this.#kernels.gemm({ M: 1, N, K, a, b, c, scratch, mode: "tree", leaves });
     }
     return out;
   }
@@ -233,16 +215,25 @@ class KernelRegistry {
   #at({ dataId }: TensorInfo): number {
     return this.#backend.dataIdMap.get(dataId).memoryOffset;
   }
+}
 
-  /** Workspaces live as long as the backend and only grow. */
-  #workspace(index: number, bytes: number): number {
-    const { wasm } = this.#backend;
-    const workspace = (this.#workspaces[index] ??= { pointer: 0, bytes: 0 });
-    if (bytes > workspace.bytes) {
-      if (workspace.pointer !== 0) wasm._free(workspace.pointer);
-      workspace.pointer = wasm._malloc(bytes);
-      workspace.bytes = bytes;
+/** A piece of the backend's memory that lives as long as the backend and only grows. */
+class Workspace {
+  readonly #wasm: WasmModule;
+  #pointer = 0;
+  #bytes = 0;
+
+  constructor(wasm: WasmModule) {
+    this.#wasm = wasm;
+  }
+
+  /** @returns Where at least so many bytes are; what was written there before may be gone. */
+  at(bytes: number): Pointer {
+    if (bytes > this.#bytes) {
+      if (this.#pointer !== 0) this.#wasm._free(this.#pointer);
+      this.#pointer = this.#wasm._malloc(bytes);
+      this.#bytes = bytes;
     }
-    return workspace.pointer;
+    return this.#pointer;
   }
 }

@@ -5,20 +5,28 @@
  * so only the engine, which knows its layout, calls these.
  *
  * Two builds of one source: `kernels.wasm` gives the same bits on every
- * machine; `kernels-relaxed.wasm` uses relaxed multiply-adds in the matrix
- * product (faster; the bits then depend on whether the processor fuses them).
- * All other kernels are the same in both, bit for bit.
+ * machine; `kernels-fused.wasm` uses relaxed multiply-adds in the matrix
+ * product: faster, other bits, and the same bits on every machine that fuses
+ * them, which is checked. All other kernels are the same in both, bit for bit.
  *
  * @module
  */
 import { readFile } from "node:fs/promises";
+import { setFlagsFromString } from "node:v8";
 import type { ConvSizes, DirectKernels, Ending, Pointer, RawExports } from "./raw-kernels.ts";
 
 export type { Pointer } from "./raw-kernels.ts";
 
 /** What a sum does with the values that are there, by the numbers of assembly/gemm.ts. */
-const SUM_MODES = { store: 0, continue: 1, add: 2 } as const;
+const SUM_MODES = { store: 0, continue: 1, add: 2, tree: 3 } as const;
 export type SumMode = keyof typeof SUM_MODES;
+
+/** Leaves of a tree sum: leaf i is start[i]..start[i + 1]. */
+export interface Leaves {
+  /** (count + 1,) int32, ascending from 0 to the length of the sum. */
+  readonly starts: Pointer;
+  readonly count: number;
+}
 
 const ACTIVATIONS = { none: 0, leakyRelu: 1, tanh: 2, sigmoid: 3 } as const;
 export type KernelActivation = keyof typeof ACTIVATIONS;
@@ -56,9 +64,12 @@ export interface Product extends ProductEnding {
   /**
    * store (default): C = product. add: C = C + product, the product summed
    * from 0 first (a tree sum over shards). continue: the sum over k goes on
-   * from C, as if K were longer.
+   * from C, as if K were longer. tree: C = the sums over the leaves of k, added in
+   * the canonical tree.
    */
   readonly mode?: SumMode;
+  /** With mode "tree". */
+  readonly leaves?: Leaves | undefined;
 }
 
 /** Sizes and placement of a convolution. Padding below and to the right follows from the sizes; no dilation. */
@@ -106,13 +117,13 @@ export interface Conv2DBackpropFilter {
   readonly dw: Pointer;
   readonly scratch: Pointer;
   /** store (default), or continue the sum that is in dw. */
-  readonly mode?: Exclude<SumMode, "add">;
+  readonly mode?: "store" | "continue";
 }
 
 export interface Kernels extends DirectKernels {
   readonly memory: WebAssembly.Memory;
-  /** Whether the matrix product uses relaxed multiply-adds. */
-  readonly relaxed: boolean;
+  /** Whether the matrix product uses fused multiply-adds. */
+  readonly fused: boolean;
   gemm(product: Product): void;
   /** Enough for any smaller M and K too. */
   gemmScratchBytes(M: number, K: number, mode?: SumMode): number;
@@ -131,45 +142,67 @@ export interface Kernels extends DirectKernels {
     alpha?: number,
   ): void;
   /** out (N,) = sums over the rows of x (M,N), row 0 first; mode as in Product. */
-  columnSums(M: number, N: number, x: Pointer, out: Pointer, mode?: SumMode): void;
+  columnSums(M: number, N: number, x: Pointer, out: Pointer, mode?: Exclude<SumMode, "tree">): void;
   allFinite(n: number, x: Pointer): boolean;
   /** Sixteen hexadecimal digits: hashWords() of hash-words.ts. @param n Number of 32-bit words. */
   hashWords(n: number, x: Pointer): string;
 }
 
-/** (func (result v128) (local v128) local.get 0, local.get 0, local.get 0, f32x4.relaxed_madd) */
-const RELAXED_PROBE = Uint8Array.of(
-  ...[0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00, 0x01, 0x05, 0x01, 0x60, 0x00, 0x01, 0x7b],
-  ...[0x03, 0x02, 0x01, 0x00, 0x0a, 0x0f, 0x01, 0x0d, 0x01, 0x01, 0x7b],
-  ...[0x20, 0x00, 0x20, 0x00, 0x20, 0x00, 0xfd, 0x85, 0x02, 0x0b],
+/** (func (export "f") (param a b c f32) (result f32) lane 0 of f32x4.relaxed_madd of the splatted parameters) */
+const MULTIPLY_ADD = Uint8Array.of(
+  ...[0x00, 0x61, 0x73, 0x6d, 0x01, 0x00, 0x00, 0x00],
+  ...[0x01, 0x08, 0x01, 0x60, 0x03, 0x7d, 0x7d, 0x7d, 0x01, 0x7d],
+  ...[0x03, 0x02, 0x01, 0x00],
+  ...[0x07, 0x05, 0x01, 0x01, 0x66, 0x00, 0x00],
+  ...[0x0a, 0x16, 0x01, 0x14, 0x00, 0x20, 0x00, 0xfd, 0x13, 0x20, 0x01, 0xfd, 0x13, 0x20, 0x02, 0xfd, 0x13],
+  ...[0xfd, 0x85, 0x02, 0xfd, 0x1f, 0x00, 0x0b],
 );
 
-/** Whether this runtime knows relaxed SIMD: Node 22 and Deno do, Node 20 with --experimental-wasm-relaxed-simd. */
-export function relaxedSimdSupported(): boolean {
-  return WebAssembly.validate(RELAXED_PROBE);
+/**
+ * Whether relaxed multiply-adds run here and round once, as IEEE 754's fused multiply-add: then the
+ * relaxed build too has the same bits on every such machine. Node 22 and Deno know relaxed SIMD; Node 20
+ * has it behind a flag, which this sets. Processors without fused multiply-add (x64 before 2013) round twice.
+ */
+export function fusesMultiplyAdd(): boolean {
+  if (!WebAssembly.validate(MULTIPLY_ADD)) setFlagsFromString("--experimental-wasm-relaxed-simd");
+  if (!WebAssembly.validate(MULTIPLY_ADD)) return false;
+  const { exports } = new WebAssembly.Instance(new WebAssembly.Module(MULTIPLY_ADD));
+  const multiplyAdd = exports["f"] as (a: number, b: number, c: number) => number;
+  // (1 + 2^-12)^2 = 1 + 2^-11 + 2^-24: the last term is lost if the product is rounded.
+  return multiplyAdd(1 + 2 ** -12, 1 + 2 ** -12, -(1 + 2 ** -11)) === 2 ** -24;
 }
 
 export interface KernelOptions {
   /** Not shared; may grow later. */
   readonly memory: WebAssembly.Memory;
-  /** Needs relaxedSimdSupported(). */
-  readonly relaxed: boolean;
+  /** Needs fusesMultiplyAdd(). */
+  readonly fused: boolean;
 }
 
-/** @throws {WebAssembly.CompileError} If the runtime lacks the SIMD that the build needs. */
-export async function loadKernels({ memory, relaxed }: KernelOptions): Promise<Kernels> {
-  const name = relaxed ? "kernels-relaxed.wasm" : "kernels.wasm";
+/**
+ * @throws {Error} If fused multiply-adds are asked for where there are none.
+ * @throws {WebAssembly.CompileError} If the runtime has no WASM SIMD.
+ */
+export async function loadKernels({ memory, fused }: KernelOptions): Promise<Kernels> {
+  if (fused && !fusesMultiplyAdd()) {
+    throw new Error(
+      "Cannot use fused multiply-adds as this processor or runtime has none: begin the run with --deterministic-kernels",
+    );
+  }
+  const name = fused ? "kernels-fused.wasm" : "kernels.wasm";
   const bytes = await readFile(new URL(`./${name}`, import.meta.url));
   const { instance } = await WebAssembly.instantiate(bytes, { env: { memory } });
   const raw = instance.exports as unknown as RawExports;
   return {
     ...raw,
     memory,
-    relaxed,
+    fused,
     gemm(product) {
       const { transA = false, transB = false, M, N, K, a, b, c, scratch } = product;
       const mode = SUM_MODES[product.mode ?? "store"];
-      raw.gemm(Number(transA), Number(transB), M, N, K, a, b, c, scratch, mode, ...endingOf(product));
+      const { starts, count } = product.leaves ?? { starts: 0, count: 0 };
+      const ending = endingOf(product);
+      raw.gemm(Number(transA), Number(transB), M, N, K, a, b, c, scratch, mode, ...ending, starts, count);
     },
     gemmScratchBytes: (M, K, mode = "store") => raw.gemmScratchBytes(M, K, SUM_MODES[mode]),
     conv2d(convolution) {

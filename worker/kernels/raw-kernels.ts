@@ -99,7 +99,7 @@ export interface RawExports extends DirectKernels {
     c: Pointer,
     scratch: Pointer,
     mode: number,
-    ...ending: Ending
+    ...endingAndLeaves: readonly [...Ending, leaves: Pointer, numLeaves: number]
   ): void;
   gemmScratchBytes(M: number, K: number, mode: number): number;
   biasActivation(M: number, N: number, c: Pointer, bias: Pointer, activation: number, alpha: number): void;

@@ -1,6 +1,6 @@
 import t from "tap";
 import type { Pointer } from "../../../worker/kernels/kernels.ts";
-import { loadBuilds, sameBits, skipRelaxed, SPECIAL_VALUES, ulps } from "./arena.ts";
+import { loadBuilds, sameBits, skipFused, SPECIAL_VALUES, ulps } from "./arena.ts";
 
 const builds = await loadBuilds();
 const { arena, kernels } = builds[0];
@@ -112,9 +112,9 @@ t.test("backward kernels are the promised float32 operations, bit for bit", (t) 
   t.end();
 });
 
-t.test("activations have the same bits in both builds", { skip: skipRelaxed }, (t) => {
+t.test("activations have the same bits in both builds", { skip: skipFused }, (t) => {
   const x = inputs();
-  const [plain, relaxed] = builds.map(({ arena, kernels }) => {
+  const [plain, fused] = builds.map(({ arena, kernels }) => {
     const from = arena.floats(x);
     const results: Uint32Array[] = [];
     for (const kernel of [kernels.tanhForward, kernels.sigmoidForward, kernels.softplusForward]) {
@@ -125,6 +125,6 @@ t.test("activations have the same bits in both builds", { skip: skipRelaxed }, (
     t.ok(arena.reset());
     return results;
   });
-  plain.forEach((bits, i) => t.ok(sameBits(bits, relaxed[i])));
+  plain.forEach((bits, i) => t.ok(sameBits(bits, fused[i])));
   t.end();
 });

@@ -6,7 +6,7 @@
  * @module
  */
 import { fillUniform, streamKey } from "../../../shared/random.ts";
-import { loadKernels, relaxedSimdSupported } from "../../../worker/kernels/kernels.ts";
+import { fusesMultiplyAdd, loadKernels } from "../../../worker/kernels/kernels.ts";
 import type { Kernels, Pointer } from "../../../worker/kernels/kernels.ts";
 
 const GUARD = 0x5eed5eed;
@@ -67,17 +67,15 @@ export interface Build {
   readonly kernels: Kernels;
 }
 
-export const skipRelaxed = relaxedSimdSupported()
-  ? false
-  : "no relaxed SIMD in this runtime: run with node --experimental-wasm-relaxed-simd";
+export const skipFused = fusesMultiplyAdd() ? false : "no fused multiply-add on this machine";
 
-/** The builds that this runtime can run: plain, and relaxed where supported. */
+/** The builds that this machine can run: plain, and fused where it fuses. */
 export async function loadBuilds(): Promise<readonly Build[]> {
   const builds: Build[] = [];
-  for (const relaxed of relaxedSimdSupported() ? [false, true] : [false]) {
+  for (const fused of fusesMultiplyAdd() ? [false, true] : [false]) {
     const arena = new Arena();
-    const kernels = await loadKernels({ memory: arena.memory, relaxed });
-    builds.push({ name: relaxed ? "relaxed" : "plain", arena, kernels });
+    const kernels = await loadKernels({ memory: arena.memory, fused });
+    builds.push({ name: fused ? "fused" : "plain", arena, kernels });
   }
   return builds;
 }

@@ -1,10 +1,10 @@
 import { readFile } from "node:fs/promises";
 import t from "tap";
-import { loadKernels, relaxedSimdSupported } from "../../../worker/kernels/kernels.ts";
-import { skipRelaxed } from "./arena.ts";
+import { fusesMultiplyAdd, loadKernels } from "../../../worker/kernels/kernels.ts";
+import { skipFused } from "./arena.ts";
 
-for (const name of ["kernels.wasm", "kernels-relaxed.wasm"]) {
-  const options = { skip: name.includes("relaxed") && skipRelaxed };
+for (const name of ["kernels.wasm", "kernels-fused.wasm"]) {
+  const options = { skip: name.includes("fused") && skipFused };
   t.test(`${name} imports a memory and touches none of it when it is loaded`, options, async (t) => {
     const bytes = await readFile(new URL(`../../../worker/kernels/${name}`, import.meta.url));
     const module = new WebAssembly.Module(bytes);
@@ -19,18 +19,18 @@ for (const name of ["kernels.wasm", "kernels-relaxed.wasm"]) {
 
 t.test("loadKernels() works on a memory that has grown since", async (t) => {
   const memory = new WebAssembly.Memory({ initial: 1 });
-  const kernels = await loadKernels({ memory, relaxed: false });
+  const kernels = await loadKernels({ memory, fused: false });
   memory.grow(2);
   const x = 2 * 65536;
   new Float32Array(memory.buffer, x, 5).set([1, 2, 3, 4, 5]);
   kernels.scale(5, 2, x, x);
   t.same([...new Float32Array(memory.buffer, x, 5)], [2, 4, 6, 8, 10]);
-  t.equal(kernels.relaxed, false);
+  t.equal(kernels.fused, false);
   t.equal(kernels.memory, memory);
 });
 
-t.test("loadKernels() refuses the relaxed build where the runtime does", async (t) => {
-  const loading = loadKernels({ memory: new WebAssembly.Memory({ initial: 1 }), relaxed: true });
-  if (relaxedSimdSupported()) t.equal((await loading).relaxed, true);
-  else await t.rejects(loading, WebAssembly.CompileError);
+t.test("loadKernels() refuses the fused build where nothing fuses", async (t) => {
+  const loading = loadKernels({ memory: new WebAssembly.Memory({ initial: 1 }), fused: true });
+  if (fusesMultiplyAdd()) t.equal((await loading).fused, true);
+  else await t.rejects(loading, /--deterministic-kernels/);
 });

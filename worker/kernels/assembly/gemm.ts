@@ -32,10 +32,16 @@ const MODE_STORE: i32 = 0;
 const MODE_CONTINUE: i32 = 1;
 /** C = C + product, where the product is summed from 0 first. */
 const MODE_ADD: i32 = 2;
+/** C = the products over the leaves of K (shards), added in the canonical tree of shared/sharding.ts. */
+const MODE_TREE: i32 = 3;
 
-/** MODE_ADD cannot carry partial sums through C, so it takes K in one block. */
+/** Tiles of partial sums that a tree over up to 2^20 leaves holds at once. */
+const TREE_TILES: i32 = 20;
+const TILE_BYTES: i32 = (TILE_ROWS * TILE_COLUMNS) << 2;
+
+/** MODE_ADD and MODE_TREE cannot carry partial sums through C, so they take K in one block. */
 function blockK(K: i32, mode: i32): i32 {
-  return mode === MODE_ADD ? K : min(K, BLOCK_K);
+  return mode >= MODE_ADD ? K : min(K, BLOCK_K);
 }
 
 function blockRows(kb: i32): i32 {
@@ -46,7 +52,7 @@ function blockRows(kb: i32): i32 {
 export function gemmScratchBytes(M: i32, K: i32, mode: i32): i32 {
   const kb = blockK(K, mode);
   const block = min(((M + TILE_ROWS - 1) & ~(TILE_ROWS - 1)) * kb, max(BLOCK_A, TILE_ROWS * kb));
-  return (TILE_ROWS * TILE_COLUMNS + kb * TILE_COLUMNS + block) << 2;
+  return TILE_BYTES * (1 + TREE_TILES) + ((kb * TILE_COLUMNS + block) << 2);
 }
 
 /** One multiply-add per lane. MADD is set by the build. */
@@ -59,9 +65,10 @@ function madd(sum: v128, a: v128, b: v128): v128 {
  * @param transB 1 if B is stored as (N,K), else 0 for (K,N).
  * @param C Must not overlap A, B or scratch.
  * @param scratch gemmScratchBytes(M, K, mode) bytes.
- * @param mode MODE_STORE, MODE_CONTINUE or MODE_ADD.
+ * @param mode MODE_STORE, MODE_CONTINUE, MODE_ADD or MODE_TREE.
  * @param bias Pointer to (N,) values added to each row of the finished sums, or 0.
  * @param activation, alpha As in biasActivation(), applied last.
+ * @param leaves With MODE_TREE: pointer to (numLeaves + 1,) i32, 0 = leaves[0] < leaves[1] < ... = K.
  */
 export function gemm(
   transA: i32,
@@ -77,12 +84,15 @@ export function gemm(
   bias: usize,
   activation: i32,
   alpha: f32,
+  leaves: usize,
+  numLeaves: i32,
 ): void {
   if (K === 0 && mode === MODE_STORE) memory.fill(C, 0, (<usize>M * <usize>N) << 2);
   const kb = blockK(K, mode);
   const mb = blockRows(kb);
   const edge = scratch;
-  const panel = edge + ((TILE_ROWS * TILE_COLUMNS) << 2);
+  const stack = edge + TILE_BYTES;
+  const panel = stack + TILE_BYTES * TREE_TILES;
   const block = panel + ((<usize>kb * TILE_COLUMNS) << 2);
   const strideC = (<usize>N) << 2;
   for (let k0: i32 = 0; k0 < K; k0 += kb) {
@@ -100,11 +110,16 @@ export function gemm(
         let c = C + ((<usize>i0 * N + j0) << 2);
         for (let left = rows; left > 0; left -= TILE_ROWS) {
           if (columns === TILE_COLUMNS && left >= TILE_ROWS) {
-            tile(kc, a, panel, c, strideC, tileMode);
+            if (mode === MODE_TREE) treeTile(leaves, numLeaves, a, panel, c, strideC, stack);
+            else tile(kc, a, panel, c, strideC, tileMode);
           } else {
             const height = min(left, TILE_ROWS);
-            if (tileMode !== MODE_STORE) copyRows(height, columns, c, strideC, edge, TILE_COLUMNS << 2);
-            tile(kc, a, panel, edge, TILE_COLUMNS << 2, tileMode);
+            if (mode === MODE_TREE) {
+              treeTile(leaves, numLeaves, a, panel, edge, TILE_COLUMNS << 2, stack);
+            } else {
+              if (tileMode !== MODE_STORE) copyRows(height, columns, c, strideC, edge, TILE_COLUMNS << 2);
+              tile(kc, a, panel, edge, TILE_COLUMNS << 2, tileMode);
+            }
             copyRows(height, columns, edge, TILE_COLUMNS << 2, c, strideC);
           }
           a += (<usize>kc * TILE_ROWS) << 2;
@@ -178,6 +193,57 @@ function tile(kc: i32, a: usize, b: usize, c: usize, stride: usize, mode: i32): 
   v128.store(second, c11, 16);
   v128.store(second, c12, 32);
   v128.store(second, c13, 48);
+}
+
+/**
+ * A tile of C as a tree sum. After i leaves the sums of perfect subtrees wait on a stack, one for each 1 in
+ * the binary number i, the largest first: the canonical tree's left sides. The lowest lies in C, the others
+ * in `stack`, so that all stay in the L1 cache.
+ */
+function treeTile(
+  leaves: usize,
+  numLeaves: i32,
+  a: usize,
+  b: usize,
+  c: usize,
+  stride: usize,
+  stack: usize,
+): void {
+  let depth: i32 = 0;
+  for (let leaf: i32 = 0; leaf < numLeaves; leaf++) {
+    const start = load<i32>(leaves + ((<usize>leaf) << 2));
+    const kc = load<i32>(leaves + ((<usize>leaf) << 2), 4) - start;
+    // A sum of one leaf that has a sibling on its left is added to it, else it is stored on top.
+    const mode = (leaf & 1) !== 0 ? MODE_ADD : MODE_STORE;
+    if (mode === MODE_STORE) depth++;
+    const inC = depth === 1;
+    tile(
+      kc,
+      a + ((<usize>start * TILE_ROWS) << 2),
+      b + ((<usize>start * TILE_COLUMNS) << 2),
+      inC ? c : stack + <usize>(depth - 2) * TILE_BYTES,
+      inC ? stride : TILE_COLUMNS << 2,
+      mode,
+    );
+    for (let merges = ctz(leaf + 1) - 1; merges > 0; merges--) depth = mergeTiles(depth, c, stride, stack);
+  }
+  while (depth > 1) depth = mergeTiles(depth, c, stride, stack);
+}
+
+/** Adds the topmost tile to the one below it. @returns The new depth. */
+function mergeTiles(depth: i32, c: usize, stride: usize, stack: usize): i32 {
+  let right = stack + <usize>(depth - 2) * TILE_BYTES;
+  let left = depth === 2 ? c : right - TILE_BYTES;
+  const leftStride = depth === 2 ? stride : TILE_COLUMNS << 2;
+  for (let row: i32 = 0; row < TILE_ROWS; row++) {
+    v128.store(left, f32x4.add(v128.load(left), v128.load(right)));
+    v128.store(left, f32x4.add(v128.load(left, 16), v128.load(right, 16)), 16);
+    v128.store(left, f32x4.add(v128.load(left, 32), v128.load(right, 32)), 32);
+    v128.store(left, f32x4.add(v128.load(left, 48), v128.load(right, 48)), 48);
+    left += leftStride;
+    right += TILE_COLUMNS << 2;
+  }
+  return depth - 1;
 }
 
 /** Copies rows x columns floats between two strided places: the tiles at the edges of C. */
