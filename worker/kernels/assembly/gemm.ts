@@ -197,8 +197,8 @@ function tile(kc: i32, a: usize, b: usize, c: usize, stride: usize, mode: i32): 
 
 /**
  * A tile of C as a tree sum. After i leaves the sums of perfect subtrees wait on a stack, one for each 1 in
- * the binary number i, the largest first: the canonical tree's left sides. The lowest lies in C, the others
- * in `stack`, so that all stay in the L1 cache.
+ * the binary number i, the largest first: the canonical tree's left sides. A leaf's sum takes in those on top
+ * whose right sibling it completes, in registers; the stack stays in the L1 cache.
  */
 function treeTile(
   leaves: usize,
@@ -209,41 +209,73 @@ function treeTile(
   stride: usize,
   stack: usize,
 ): void {
-  let depth: i32 = 0;
-  for (let leaf: i32 = 0; leaf < numLeaves; leaf++) {
-    const start = load<i32>(leaves + ((<usize>leaf) << 2));
-    const kc = load<i32>(leaves + ((<usize>leaf) << 2), 4) - start;
-    // A sum of one leaf that has a sibling on its left is added to it, else it is stored on top.
-    const mode = (leaf & 1) !== 0 ? MODE_ADD : MODE_STORE;
-    if (mode === MODE_STORE) depth++;
-    const inC = depth === 1;
-    tile(
-      kc,
-      a + ((<usize>start * TILE_ROWS) << 2),
-      b + ((<usize>start * TILE_COLUMNS) << 2),
-      inC ? c : stack + <usize>(depth - 2) * TILE_BYTES,
-      inC ? stride : TILE_COLUMNS << 2,
-      mode,
-    );
-    for (let merges = ctz(leaf + 1) - 1; merges > 0; merges--) depth = mergeTiles(depth, c, stride, stack);
+  const second = c + stride;
+  let top = stack;
+  let leaf: i32 = 0;
+  while (true) {
+    const length = load<i32>(leaves, 4) - load<i32>(leaves);
+    leaves += 4;
+    leaf++;
+    let c00 = f32x4.splat(0);
+    let c01 = c00;
+    let c02 = c00;
+    let c03 = c00;
+    let c10 = c00;
+    let c11 = c00;
+    let c12 = c00;
+    let c13 = c00;
+    const end = b + ((<usize>length * TILE_COLUMNS) << 2);
+    while (b < end) {
+      const b0 = v128.load(b);
+      const b1 = v128.load(b, 16);
+      const b2 = v128.load(b, 32);
+      const b3 = v128.load(b, 48);
+      const a0 = v128.load_splat<f32>(a);
+      c00 = madd(c00, a0, b0);
+      c01 = madd(c01, a0, b1);
+      c02 = madd(c02, a0, b2);
+      c03 = madd(c03, a0, b3);
+      const a1 = v128.load_splat<f32>(a, 4);
+      c10 = madd(c10, a1, b0);
+      c11 = madd(c11, a1, b1);
+      c12 = madd(c12, a1, b2);
+      c13 = madd(c13, a1, b3);
+      a += TILE_ROWS << 2;
+      b += TILE_COLUMNS << 2;
+    }
+    const bottom = leaf === numLeaves ? stack : top - ctz(leaf) * TILE_BYTES;
+    while (top > bottom) {
+      top -= TILE_BYTES;
+      c00 = f32x4.add(v128.load(top), c00);
+      c01 = f32x4.add(v128.load(top, 16), c01);
+      c02 = f32x4.add(v128.load(top, 32), c02);
+      c03 = f32x4.add(v128.load(top, 48), c03);
+      c10 = f32x4.add(v128.load(top, 64), c10);
+      c11 = f32x4.add(v128.load(top, 80), c11);
+      c12 = f32x4.add(v128.load(top, 96), c12);
+      c13 = f32x4.add(v128.load(top, 112), c13);
+    }
+    if (leaf === numLeaves) {
+      v128.store(c, c00);
+      v128.store(c, c01, 16);
+      v128.store(c, c02, 32);
+      v128.store(c, c03, 48);
+      v128.store(second, c10);
+      v128.store(second, c11, 16);
+      v128.store(second, c12, 32);
+      v128.store(second, c13, 48);
+      return;
+    }
+    v128.store(top, c00);
+    v128.store(top, c01, 16);
+    v128.store(top, c02, 32);
+    v128.store(top, c03, 48);
+    v128.store(top, c10, 64);
+    v128.store(top, c11, 80);
+    v128.store(top, c12, 96);
+    v128.store(top, c13, 112);
+    top += TILE_BYTES;
   }
-  while (depth > 1) depth = mergeTiles(depth, c, stride, stack);
-}
-
-/** Adds the topmost tile to the one below it. @returns The new depth. */
-function mergeTiles(depth: i32, c: usize, stride: usize, stack: usize): i32 {
-  let right = stack + <usize>(depth - 2) * TILE_BYTES;
-  let left = depth === 2 ? c : right - TILE_BYTES;
-  const leftStride = depth === 2 ? stride : TILE_COLUMNS << 2;
-  for (let row: i32 = 0; row < TILE_ROWS; row++) {
-    v128.store(left, f32x4.add(v128.load(left), v128.load(right)));
-    v128.store(left, f32x4.add(v128.load(left, 16), v128.load(right, 16)), 16);
-    v128.store(left, f32x4.add(v128.load(left, 32), v128.load(right, 32)), 32);
-    v128.store(left, f32x4.add(v128.load(left, 48), v128.load(right, 48)), 48);
-    left += leftStride;
-    right += TILE_COLUMNS << 2;
-  }
-  return depth - 1;
 }
 
 /** Copies rows x columns floats between two strided places: the tiles at the edges of C. */
