@@ -69,14 +69,14 @@ export function adamStep(
   const rest2 = fround(1 - config.beta2);
   const epsilon = fround(config.epsilon);
   const stepSize = fround(config.learningRate / (1 - exactPower(config.beta1, state.step)));
-  const rootCorrection = fround(Math.sqrt(1 - exactPower(config.beta2, state.step)));
+  const rootFactor = fround(1 / Math.sqrt(1 - exactPower(config.beta2, state.step)));
   for (let i = 0; i < parameters.length; i++) {
     const g = gradient[i];
     const m1 = fround(fround(beta1 * m[i]) + fround(rest1 * g));
     const v1 = fround(fround(beta2 * v[i]) + fround(rest2 * fround(g * g)));
     m[i] = m1;
     v[i] = v1;
-    const denominator = fround(fround(fround(Math.sqrt(v1)) / rootCorrection) + epsilon);
+    const denominator = fround(fround(fround(Math.sqrt(v1)) * rootFactor) + epsilon);
     parameters[i] = parameters[i] - fround(fround(stepSize * m1) / denominator);
   }
 }

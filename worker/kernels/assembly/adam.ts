@@ -6,10 +6,10 @@ import { loadPart, storePart } from "./lanes";
  * each rounded, in this order (f = Math.fround):
  *
  *   stepSize = f(learningRate / biasCorrection1)      (float64 before the f)
- *   root = f(sqrt(biasCorrection2))                   (float64 before the f)
+ *   rootFactor = f(1 / sqrt(biasCorrection2))         (float64 before the f)
  *   m = f(f(f(beta1) m) + f(f(1 - beta1) g))          (1 - beta in float64)
  *   v = f(f(f(beta2) v) + f(f(1 - beta2) f(g g)))
- *   denominator = f(f(f(sqrt(v)) / root) + f(epsilon))
+ *   denominator = f(f(f(sqrt(v)) rootFactor) + f(epsilon))
  *   p = f(p - f(f(stepSize m) / denominator))
  *
  * @param biasCorrection1 1 - beta1^t. @param biasCorrection2 1 - beta2^t, for step t = 1, 2, ...
@@ -34,14 +34,14 @@ export function adam(
   const rest2 = f32x4.splat(<f32>(1 - beta2));
   const eps = f32x4.splat(<f32>epsilon);
   const stepSize = f32x4.splat(<f32>(learningRate / biasCorrection1));
-  const root = f32x4.splat(<f32>sqrt<f64>(biasCorrection2));
+  const rootFactor = f32x4.splat(<f32>(1 / sqrt<f64>(biasCorrection2)));
   for (; n >= 4; n -= 4) {
     const g = v128.load(gradient);
     const m1 = moment(keep1, v128.load(m), rest1, g);
     const v1 = moment(keep2, v128.load(v), rest2, f32x4.mul(g, g));
     v128.store(m, m1);
     v128.store(v, v1);
-    v128.store(parameters, moved(v128.load(parameters), m1, v1, stepSize, root, eps));
+    v128.store(parameters, moved(v128.load(parameters), m1, v1, stepSize, rootFactor, eps));
     parameters += 16;
     m += 16;
     v += 16;
@@ -53,7 +53,7 @@ export function adam(
     const v1 = moment(keep2, loadPart(v, n), rest2, f32x4.mul(g, g));
     storePart(m, m1, n);
     storePart(v, v1, n);
-    storePart(parameters, moved(loadPart(parameters, n), m1, v1, stepSize, root, eps), n);
+    storePart(parameters, moved(loadPart(parameters, n), m1, v1, stepSize, rootFactor, eps), n);
   }
 }
 
@@ -61,7 +61,7 @@ function moment(keep: v128, before: v128, rest: v128, x: v128): v128 {
   return f32x4.add(f32x4.mul(keep, before), f32x4.mul(rest, x));
 }
 
-function moved(p: v128, m: v128, v: v128, stepSize: v128, root: v128, epsilon: v128): v128 {
-  const denominator = f32x4.add(f32x4.div(f32x4.sqrt(v), root), epsilon);
+function moved(p: v128, m: v128, v: v128, stepSize: v128, rootFactor: v128, epsilon: v128): v128 {
+  const denominator = f32x4.add(f32x4.mul(f32x4.sqrt(v), rootFactor), epsilon);
   return f32x4.sub(p, f32x4.div(f32x4.mul(stepSize, m), denominator));
 }
