@@ -10,7 +10,14 @@
  * @module
  */
 import type { RunConfig } from "../shared/config.ts";
-import type { CoordinatorMessage, StepMetrics, Timing, WorkerId, WorkerMessage } from "../shared/protocol.ts";
+import type {
+  CoordinatorMessage,
+  DataAddress,
+  StepMetrics,
+  Timing,
+  WorkerId,
+  WorkerMessage,
+} from "../shared/protocol.ts";
 import { PACKAGE_VERSION, PROTOCOL_VERSION } from "../shared/version.ts";
 
 export interface MembershipConfig {
@@ -32,7 +39,7 @@ export type Incarnation = string;
 export interface Member {
   readonly workerId: WorkerId;
   readonly incarnation: Incarnation;
-  readonly dataEndpoint: string;
+  readonly data: DataAddress;
   readonly host: string;
   readonly pid: number;
   readonly runtime: string;
@@ -174,7 +181,7 @@ function join(
   const member: Member = {
     workerId: message.workerId,
     incarnation: from,
-    dataEndpoint: message.dataEndpoint,
+    data: message.data,
     host: message.host,
     pid: message.pid,
     runtime: message.runtime,
@@ -193,7 +200,7 @@ function join(
   const next: MembershipState = { ...state, members, progressMs: nowMs };
   if (members.length < config.run.workers) return { state: next, effects: [joined] };
   const generation = state.generation + 1;
-  const peers = members.map(({ workerId, dataEndpoint }, rank) => ({ rank, workerId, dataEndpoint }));
+  const peers = members.map(({ workerId, data }, rank) => ({ rank, workerId, data }));
   const starts = members.map(({ incarnation }, rank): Effect => ({
     type: "send",
     to: incarnation,

@@ -75,6 +75,21 @@ const StepMetrics = z.strictObject({
 });
 export type StepMetrics = z.infer<typeof StepMetrics>;
 
+const DataAddressSchema = z.strictObject({
+  /** tcp://host:port. */
+  endpoint: text,
+  /** A file with what this worker sends, for workers on the same host; null if it has none. */
+  sharedFile: z
+    .strictObject({
+      path: text,
+      /** What the file begins with, so that a file of another host is not taken for it. */
+      token: text,
+    })
+    .nullable(),
+});
+export type DataAddress = z.infer<typeof DataAddressSchema>;
+export type SharedFileAddress = NonNullable<DataAddress["sharedFile"]>;
+
 const WorkerMessageSchema = z.discriminatedUnion("type", [
   /** First message of an incarnation. Stale: never, as the routing id is new each time. */
   z.strictObject({
@@ -86,7 +101,7 @@ const WorkerMessageSchema = z.discriminatedUnion("type", [
     pid: index,
     runtime: text,
     /** Where other workers reach this one's data plane. */
-    dataEndpoint: text,
+    data: DataAddressSchema,
   }),
   /** Every heartbeat interval; proves that the event loop runs, and says where training stands. */
   z.strictObject({
@@ -128,7 +143,7 @@ const WorkerMessageSchema = z.discriminatedUnion("type", [
 ]);
 export type WorkerMessage = z.infer<typeof WorkerMessageSchema>;
 
-const PeerSchema = z.strictObject({ rank: index, workerId: id, dataEndpoint: text });
+const PeerSchema = z.strictObject({ rank: index, workerId: id, data: DataAddressSchema });
 export type Peer = z.infer<typeof PeerSchema>;
 
 const StartSchema = z.strictObject({

@@ -32,22 +32,26 @@ export class TreeSum {
   readonly #add: Add;
   readonly #allocate: () => Float32Array;
   readonly #release: (values: Float32Array) => void;
+  readonly #root: Float32Array | null;
   #stack: Entry[] = [];
 
   /**
    * @param allocate Gives a buffer of the vectors' length, contents undefined.
    * @param release Takes back an owned buffer that has been summed into another.
+   * @param root Receives the sum of all shards, if that is a sum of two nodes.
    */
   constructor(
     numShards: number,
     add: Add,
     allocate: () => Float32Array,
     release: (values: Float32Array) => void = () => undefined,
+    root: Float32Array | null = null,
   ) {
     this.#numShards = numShards;
     this.#add = add;
     this.#allocate = allocate;
     this.#release = release;
+    this.#root = root;
   }
 
   /**
@@ -70,9 +74,10 @@ export class TreeSum {
       if (right === undefined || left === undefined) return;
       const parent: Range = { start: left.node.start, end: right.node.end };
       if (!isTreeNode(parent, this.#numShards) || treeSplit(parent) !== right.node.start) return;
-      const target = left.owned ? left.values : right.owned ? right.values : this.#allocate();
+      const root = parent.end - parent.start === this.#numShards ? this.#root : null;
+      const target = root ?? (left.owned ? left.values : right.owned ? right.values : this.#allocate());
       this.#add(target, left.values, right.values);
-      if (left.owned && right.owned) this.#release(right.values);
+      for (const { values, owned } of [left, right]) if (owned && values !== target) this.#release(values);
       this.#stack.splice(-2, 2, { node: parent, values: target, owned: true });
     }
   }

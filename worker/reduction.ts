@@ -11,47 +11,15 @@
  *
  * @module
  */
-import { z } from "zod";
 import { ProtocolError } from "../shared/errors.ts";
 import type { Range } from "../shared/sharding.ts";
 import { coveringNodes, part, rankShards } from "../shared/sharding.ts";
 import type { Add, Partial } from "../shared/tree-sum.ts";
 import { TreeSum } from "../shared/tree-sum.ts";
+import type { DataMessage } from "./data-messages.ts";
 
 /** Values per segment: 1 MiB messages. Part of no bits. */
 export const SEGMENT_FLOATS = 1 << 18;
-
-const index = z
-  .int()
-  .min(0)
-  .max(2 ** 48);
-
-/** Header of a data-plane message; one frame of float32 values start..end follows. */
-const DataMessageSchema = z.strictObject({
-  type: z.enum(["scatter", "gather"]),
-  generation: index,
-  globalStep: index,
-  phase: index,
-  /** Rank of the sender. */
-  from: index,
-  /** Shards summed in the values: a tree node for "scatter", all of them for "gather". */
-  firstShard: index,
-  endShard: index,
-  /** Position of the values in the gradient. */
-  start: index,
-  end: index,
-});
-export type DataMessage = z.infer<typeof DataMessageSchema>;
-
-/** @throws {ProtocolError} If a field is missing, unknown or has the wrong type. */
-export function parseDataMessage(header: unknown): DataMessage {
-  const result = DataMessageSchema.safeParse(header);
-  if (result.success) return result.data;
-  const issue = result.error.issues[0];
-  throw new ProtocolError(
-    `Cannot parse data message as '${issue.path.join(".")}' is wrong: ${issue.message}`,
-  );
-}
 
 export interface ReductionPlan {
   readonly generation: number;
@@ -62,7 +30,35 @@ export interface ReductionPlan {
   readonly length: number;
   readonly segmentFloats?: number;
   readonly add: Add;
+  readonly pool: SegmentPool;
 }
+
+/** Buffers for values of peers while they are summed. */
+export class SegmentPool {
+  readonly #free: Float32Array[];
+
+  /** Buffers that a sum over so many shards can hold at once, of SEGMENT_FLOATS each. */
+  static buffersFor(numShards: number): number {
+    return Math.ceil(Math.log2(Math.max(2, numShards))) + 1;
+  }
+
+  constructor(buffers: readonly Float32Array[]) {
+    this.#free = [...buffers];
+  }
+
+  take(length: number): Float32Array {
+    const buffer = this.#free.pop();
+    if (buffer === undefined) throw new Error("Cannot sum as more buffers are in use than a tree can hold");
+    return buffer.subarray(0, length);
+  }
+
+  give(values: Float32Array): void {
+    this.#free.push(new Float32Array(values.buffer, values.byteOffset, SEGMENT_FLOATS));
+  }
+}
+
+/** Copies values that a peer sent, wherever they lie, to a vector of their length. */
+export type CopyTo = (target: Float32Array) => void;
 
 export interface Outgoing {
   readonly to: number;
@@ -74,8 +70,8 @@ export interface Outgoing {
 interface Segment {
   readonly range: Range;
   readonly owner: number;
-  /** Partial sums by first shard, until the owner has them all. */
-  readonly partials: Map<number, Partial>;
+  /** Partial sums by first shard, this rank's own or a peer's, until the owner has them all. */
+  readonly partials: Map<number, Partial | { readonly node: Range; readonly copyTo: CopyTo }>;
   done: boolean;
 }
 
@@ -158,10 +154,11 @@ export class Reduction {
   /**
    * Takes in a message of a peer, before or after {@linkcode start}.
    *
+   * @param copyTo Called at once or later, once.
    * @returns Messages to send.
    * @throws {ProtocolError} If it fits no open segment of this phase.
    */
-  receive(message: DataMessage, values: Float32Array): readonly Outgoing[] {
+  receive(message: DataMessage, copyTo: CopyTo): readonly Outgoing[] {
     const segment = this.#segments.find(
       (s) => s.range.start === message.start && s.range.end === message.end,
     );
@@ -174,7 +171,7 @@ export class Reduction {
           `Cannot use ${this.#describe(message)}: rank ${segment.owner} owns that segment`,
         );
       }
-      this.#result.set(values, segment.range.start);
+      copyTo(this.#result.subarray(segment.range.start, segment.range.end));
       this.#close(segment);
       return [];
     }
@@ -187,7 +184,7 @@ export class Reduction {
         `Cannot use ${this.#describe(message)}: not expected by rank ${this.#plan.rank}`,
       );
     }
-    segment.partials.set(node.start, { node, values });
+    segment.partials.set(node.start, { node, copyTo });
     return this.#started ? this.#finishSegments([segment]) : [];
   }
 
@@ -206,12 +203,12 @@ export class Reduction {
   }
 
   #finishSegments(segments: readonly Segment[]): readonly Outgoing[] {
-    const { rank, worldSize, numShards, add } = this.#plan;
+    const { rank, worldSize, numShards } = this.#plan;
     const outgoing: Outgoing[] = [];
     for (const segment of segments) {
       if (segment.done || segment.partials.size < this.#nodes.length) continue;
       const target = this.#result.subarray(segment.range.start, segment.range.end);
-      sumInto(target, [...segment.partials.values()], numShards, add);
+      this.#sumInto(target, segment);
       this.#close(segment);
       const message = this.#header("gather", segment.range, { start: 0, end: numShards });
       for (let shift = 1; shift < worldSize; shift++) {
@@ -219,6 +216,25 @@ export class Reduction {
       }
     }
     return outgoing;
+  }
+
+  /** Finishes the tree over a segment's partial sums in `target`. */
+  #sumInto(target: Float32Array, segment: Segment): void {
+    const { numShards, add, pool } = this.#plan;
+    const take = (): Float32Array => pool.take(target.length);
+    const tree = new TreeSum(numShards, add, take, (values) => pool.give(values), target);
+    for (const partial of [...segment.partials.values()].sort((a, b) => a.node.start - b.node.start)) {
+      if ("values" in partial) {
+        tree.push(partial.node, partial.values, false);
+      } else {
+        const values = take();
+        partial.copyTo(values);
+        tree.push(partial.node, values, true);
+      }
+    }
+    // A rank alone has all shards in one node, and nothing to add.
+    const [{ values }] = tree.take();
+    if (values !== target) target.set(values);
   }
 
   #close(segment: Segment): void {
@@ -236,6 +252,7 @@ export class Reduction {
       from: this.#plan.rank,
       firstShard: node.start,
       endShard: node.end,
+      at: null,
       start: range.start,
       end: range.end,
     };
@@ -257,19 +274,4 @@ function segmentsOf(plan: ReductionPlan): readonly Segment[] {
     }
   }
   return segments;
-}
-
-/** Finishes the tree over partial sums in `target`, leaving the partial sums unchanged. */
-function sumInto(target: Float32Array, partials: readonly Partial[], numShards: number, add: Add): void {
-  let targetIsFree = true;
-  const tree = new TreeSum(numShards, add, () => {
-    if (!targetIsFree) return new Float32Array(target.length);
-    targetIsFree = false;
-    return target;
-  });
-  for (const { node, values } of [...partials].sort((a, b) => a.node.start - b.node.start)) {
-    tree.push(node, values, false);
-  }
-  const [{ values }] = tree.take();
-  if (values !== target) target.set(values);
 }

@@ -9,7 +9,6 @@ import { isSampleStep } from "../shared/config.ts";
 import { ProtocolError } from "../shared/errors.ts";
 import { IMAGE_PIXELS } from "../shared/image.ts";
 import type { Model } from "../shared/nn/models.ts";
-import { phasesOfStep } from "../shared/phases.ts";
 import type { StartMessage, StepMetrics, Timing } from "../shared/protocol.ts";
 import { SAMPLE_COUNT, sampleNoise, toPixels } from "../shared/samples.ts";
 import { rankSamples } from "../shared/sharding.ts";
@@ -18,8 +17,8 @@ import type { DataPlane } from "./data-plane.ts";
 import type { Engine } from "./engine/engine.ts";
 import type { HostMemory } from "./host-memory.ts";
 import type { Replica } from "./replica.ts";
-import type { StepContext } from "./train-step.ts";
-import { StepBuffers, trainStep } from "./train-step.ts";
+import type { StepBuffers, StepContext } from "./train-step.ts";
+import { trainStep } from "./train-step.ts";
 
 export interface TrainLoopParts {
   readonly start: StartMessage;
@@ -27,6 +26,7 @@ export interface TrainLoopParts {
   readonly engine: Engine;
   readonly memory: HostMemory;
   readonly replica: Replica;
+  readonly buffers: StepBuffers;
   readonly batches: BatchQueue;
   readonly dataPlane: DataPlane;
 }
@@ -53,9 +53,8 @@ export interface TrainLoopReports {
  * @throws {NonFiniteError} If a reduced gradient or loss is not finite; that phase is not applied.
  */
 export async function trainLoop(parts: TrainLoopParts, reports: TrainLoopReports): Promise<number> {
-  const { start, model, engine, memory, replica, batches, dataPlane } = parts;
+  const { start, model, engine, memory, replica, buffers, batches, dataPlane } = parts;
   const { config, rank, worldSize, numImages } = start;
-  const buffers = new StepBuffers(model, phasesOfStep(config.discriminatorSteps), config.shards, memory);
   const own = rankSamples(config.globalBatchSize, config.shards, worldSize, rank);
   const batchBytes = config.discriminatorSteps * (own.end - own.start) * IMAGE_PIXELS;
   const fixedNoise = sampleNoise(config.seed, SAMPLE_COUNT, config.latentDim);

@@ -17,6 +17,7 @@ import { coveringNodes, rankSamples, rankShards, shardSamples } from "../shared/
 import type { Partial } from "../shared/tree-sum.ts";
 import type { Engine } from "./engine/engine.ts";
 import type { HostMemory } from "./host-memory.ts";
+import { SEGMENT_FLOATS, SegmentPool } from "./reduction.ts";
 import type { Replica } from "./replica.ts";
 
 /** A loss or gradient that is not finite, found before anybody applied it. */
@@ -46,7 +47,7 @@ export interface StepContext {
     phase: Phase,
     partials: readonly Partial[],
     result: Float32Array,
-  ) => Promise<void>;
+  ) => Promise<Float32Array>;
   /** Lets messages and heartbeats through. */
   readonly breathe: () => Promise<void>;
   /** Told what the worker does now. */
@@ -68,17 +69,22 @@ export class StepBuffers {
       ...phases.map((phase) => vectorLength(model, phase.network)),
       ...partials("generator"),
       ...partials("discriminator"),
+      ...Array<number>(SegmentPool.buffersFor(numShards)).fill(SEGMENT_FLOATS),
     ];
   }
 
   /** Reduced gradient and metrics of each phase. A result is in use until the next reduction is done, so each phase has its own. */
   readonly results: readonly Float32Array[];
+  /** For sums in the all-reduce. */
+  readonly segments: readonly Float32Array[];
   readonly #free: Record<NetworkName, Float32Array[]>;
 
   constructor(model: Model, phases: readonly Phase[], numShards: number, memory: HostMemory) {
     this.results = phases.map((phase) => memory.allocate(vectorLength(model, phase.network)));
     const partials = (network: NetworkName): Float32Array[] =>
       Array.from({ length: maxPartials(numShards) }, () => memory.allocate(vectorLength(model, network)));
+    const numSegments = SegmentPool.buffersFor(numShards);
+    this.segments = Array.from({ length: numSegments }, () => memory.allocate(SEGMENT_FLOATS));
     this.#free = { generator: partials("generator"), discriminator: partials("discriminator") };
   }
 
@@ -129,8 +135,7 @@ export async function trainStep(
     const reduceStart = performance.now();
     timing.computeMs += reduceStart - computeStart;
 
-    const reduced = buffers.results[phase.index];
-    await context.allReduce(globalStep, phase, partials, reduced);
+    const reduced = await context.allReduce(globalStep, phase, partials, buffers.results[phase.index]);
     const applyStart = performance.now();
     timing.allReduceMs += applyStart - reduceStart;
 

@@ -135,7 +135,7 @@ class Worker {
       host: hostname(),
       pid: process.pid,
       runtime: `node ${process.versions.node}`,
-      dataEndpoint: this.#dataPlane.endpoint,
+      data: this.#dataPlane.address,
     });
     this.#timer = setInterval(() => this.#tick(), HEARTBEAT_MS);
     const outcome = await this.#finished;
@@ -290,17 +290,25 @@ class Worker {
       [...replicaLengths(model), ...StepBuffers.lengths(model, phases, config.shards)],
     );
     this.#engine = engine;
-    this.#options.log(`Rank ${rank} of ${worldSize}: ${engine.description}`);
     this.#openBulk(start);
     const replica = await this.#initialState(start, model, memory);
     engine.setParameters("generator", replica.generator.parameters);
     engine.setParameters("discriminator", replica.discriminator.parameters);
     const dataPlane = this.#dataPlane as DataPlane;
-    dataPlane.connect({ generation, rank, peers: start.peers, numShards: config.shards, add: memory.add });
+    const buffers = new StepBuffers(model, phases, config.shards, memory);
+    dataPlane.connect({
+      generation,
+      rank,
+      peers: start.peers,
+      numShards: config.shards,
+      add: memory.add,
+      buffers: buffers.segments,
+    });
+    this.#options.log(`Rank ${rank} of ${worldSize}: ${engine.description}, ${dataPlane.description}`);
     const { generator, discriminator } = replica;
     const parameterHash = `${memory.hash(generator.parameters)}-${memory.hash(discriminator.parameters)}`;
     this.#send({ type: "ready", generation, parameterHash });
-    await this.#runLoop({ start, model, engine, memory, replica, batches, dataPlane });
+    await this.#runLoop({ start, model, engine, memory, replica, buffers, batches, dataPlane });
   }
 
   #openBulk(start: StartMessage): void {

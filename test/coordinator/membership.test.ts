@@ -29,7 +29,7 @@ const join = (workerId: string, change: object = {}): Input =>
     host: "h",
     pid: 7,
     runtime: "node",
-    dataEndpoint: `tcp://h:${workerId.length}`,
+    data: { endpoint: `tcp://h:${workerId.length}`, sharedFile: null },
     ...change,
   });
 const ready = (worker: string, parameterHash = "aa"): Input =>

@@ -25,7 +25,7 @@ t.test("messages survive encoding and parsing", async (t) => {
     host: "h",
     pid: 1,
     runtime: "node",
-    dataEndpoint: "tcp://h:1",
+    data: { endpoint: "tcp://h:1", sharedFile: null },
   };
   t.same(parseWorkerMessage(decodeHeader(encodeHeader(join))), join);
   const start: CoordinatorMessage = {
@@ -33,7 +33,9 @@ t.test("messages survive encoding and parsing", async (t) => {
     generation: 1,
     rank: 0,
     worldSize: 1,
-    peers: [{ rank: 0, workerId: "w", dataEndpoint: "tcp://h:1" }],
+    peers: [
+      { rank: 0, workerId: "w", data: { endpoint: "tcp://h:1", sharedFile: { path: "/p", token: "t" } } },
+    ],
     globalStep: 0,
     endStep: 10,
     numImages: 60_000,

@@ -5,6 +5,7 @@ import { encodeHeader } from "../../shared/protocol.ts";
 import { addInJavaScript, TreeSum } from "../../shared/tree-sum.ts";
 import { BatchQueue } from "../../worker/batch-queue.ts";
 import { DataPlane } from "../../worker/data-plane.ts";
+import { SEGMENT_FLOATS, SegmentPool } from "../../worker/reduction.ts";
 
 // More than one segment per chunk.
 const LENGTH = 1_700_001;
@@ -25,65 +26,79 @@ function partials(worldSize: number, rank: number, step: number) {
   return sum.take();
 }
 
-t.test("DataPlane reduces over real sockets, phase after phase, with strangers knocking", async (t) => {
-  for (const worldSize of [2, 3]) {
-    const refused: string[] = [];
-    const planes = await Promise.all(
-      Array.from({ length: worldSize }, () =>
-        DataPlane.bind(
-          "127.0.0.1",
-          (error) => t.fail(error.message),
-          (reason) => refused.push(reason),
+for (const [transport, isShared] of [
+  ["tcp", () => false],
+  ["shared memory", () => true],
+  ["shared memory for some", (rank: number) => rank !== 1],
+] as const) {
+  t.test(`DataPlane reduces over ${transport}, phase after phase, with strangers knocking`, async (t) => {
+    for (const worldSize of [2, 3, 4]) {
+      const refused: string[] = [];
+      const planes = await Promise.all(
+        Array.from({ length: worldSize }, (_, rank) =>
+          DataPlane.bind(
+            "127.0.0.1",
+            (error) => t.fail(error.message),
+            (reason) => refused.push(reason),
+            isShared(rank),
+          ),
         ),
-      ),
-    );
-    const peers = planes.map((plane, rank) => ({ rank, workerId: `w${rank}`, dataEndpoint: plane.endpoint }));
-    for (const [rank, plane] of planes.entries()) {
-      plane.connect({ generation: 7, rank, peers, numShards: SHARDS, add: addInJavaScript });
-    }
-    const stranger = push();
-    stranger.connect(planes[0].endpoint);
-    const stale = {
-      type: "gather",
-      generation: 6,
-      globalStep: 0,
-      phase: 0,
-      from: 1,
-      firstShard: 0,
-      endShard: 4,
-      start: 0,
-      end: 1,
-    };
-    await stranger.send(["noise"]);
-    await stranger.send([encodeHeader(stale), Buffer.alloc(4)]);
-    const results = planes.map(() => [0, 1].map(() => new Float32Array(LENGTH)));
-    for (let step = 0; step < 3; step++) {
-      for (const phase of [0, 1]) {
-        // Ranks begin at different times, so that some messages come early.
-        await Promise.all(
-          planes.map(async (plane, rank) => {
-            await new Promise((resolve) => setTimeout(resolve, rank * 20));
-            await plane.reduce(step, phase, partials(worldSize, rank, step), results[rank][phase]);
-          }),
+      );
+      const peers = planes.map((plane, rank) => ({ rank, workerId: `w${rank}`, data: plane.address }));
+      for (const [rank, plane] of planes.entries()) {
+        const buffers = Array.from(
+          { length: SegmentPool.buffersFor(SHARDS) },
+          () => new Float32Array(SEGMENT_FLOATS),
         );
-        const [expected] = partials(1, 0, step);
-        for (const result of results) {
-          t.ok(
-            Buffer.from(result[phase].buffer).equals(Buffer.from(expected.values.buffer)),
-            `${worldSize}: ${step}/${phase}`,
+        plane.connect({ generation: 7, rank, peers, numShards: SHARDS, add: addInJavaScript, buffers });
+      }
+      const sharing = peers.filter(({ rank }) => isShared(rank)).length;
+      t.match(planes[0].description, `${Math.max(0, sharing - 1)} peers through shared memory`);
+      const stranger = push();
+      stranger.connect(planes[0].address.endpoint);
+      const stale = {
+        type: "gather",
+        generation: 6,
+        globalStep: 0,
+        phase: 0,
+        from: 1,
+        firstShard: 0,
+        endShard: 4,
+        start: 0,
+        at: null,
+        end: 1,
+      };
+      await stranger.send(["noise"]);
+      await stranger.send([encodeHeader(stale), Buffer.alloc(4)]);
+      const results = planes.map(() => [0, 1].map(() => new Float32Array(LENGTH)));
+      for (let step = 0; step < 3; step++) {
+        for (const phase of [0, 1]) {
+          // Ranks begin at different times, so that some messages come early.
+          await Promise.all(
+            planes.map(async (plane, rank) => {
+              await new Promise((resolve) => setTimeout(resolve, rank * 20));
+              await plane.reduce(step, phase, partials(worldSize, rank, step), results[rank][phase]);
+            }),
           );
+          const [expected] = partials(1, 0, step);
+          for (const result of results) {
+            t.ok(
+              Buffer.from(result[phase].buffer).equals(Buffer.from(expected.values.buffer)),
+              `${worldSize}: ${step}/${phase}`,
+            );
+          }
         }
       }
+      t.ok(
+        refused.some((reason) => reason.includes("generation 6")),
+        "a stale generation is refused",
+      );
+      t.ok(refused.length >= 2);
+      stranger.close();
+      for (const plane of planes) plane.close();
     }
-    t.ok(
-      refused.some((reason) => reason.includes("generation 6")),
-      "a stale generation is refused",
-    );
-    t.ok(refused.length >= 2);
-    stranger.close();
-    for (const plane of planes) plane.close();
-  }
-});
+  });
+}
 
 t.test("BatchQueue gives batches in any order of arrival, and null once training ends before", async (t) => {
   const queue = new BatchQueue(5);

@@ -301,7 +301,7 @@ for (const [name, load] of Object.entries(ENGINES)) {
             rank: 0,
             worldSize: 1,
             memory,
-            allReduce: async (_step, _phase, [partial], result) => result.set(partial.values),
+            allReduce: async (_step, _phase, [partial]) => partial.values,
             breathe: async () => undefined,
             onPhase: () => undefined,
           },

@@ -4,7 +4,8 @@ import { coveringNodes, rankShards } from "../../shared/sharding.ts";
 import type { Partial } from "../../shared/tree-sum.ts";
 import { addInJavaScript, TreeSum } from "../../shared/tree-sum.ts";
 import type { Outgoing } from "../../worker/reduction.ts";
-import { parseDataMessage, Reduction } from "../../worker/reduction.ts";
+import { parsePeerMessage } from "../../worker/data-messages.ts";
+import { Reduction, SEGMENT_FLOATS, SegmentPool } from "../../worker/reduction.ts";
 import { mulberry32 } from "../reference/mulberry32.ts";
 
 const LENGTH = 1003;
@@ -24,6 +25,11 @@ function partialsOf(numShards: number, worldSize: number, rank: number): readonl
   return sum.take();
 }
 
+const poolFor = (numShards: number): SegmentPool =>
+  new SegmentPool(
+    Array.from({ length: SegmentPool.buffersFor(numShards) }, () => new Float32Array(SEGMENT_FLOATS)),
+  );
+
 /** All ranks in one process over a network that delivers in random order. @returns Each rank's result. */
 function allReduce(numShards: number, worldSize: number, seed: number): readonly Float32Array[] {
   const random = mulberry32(seed);
@@ -39,6 +45,7 @@ function allReduce(numShards: number, worldSize: number, seed: number): readonly
           length: LENGTH,
           segmentFloats: 97,
           add: addInJavaScript,
+          pool: poolFor(numShards),
         },
         5,
         1,
@@ -54,7 +61,10 @@ function allReduce(numShards: number, worldSize: number, seed: number): readonly
       network.push(...ranks[rank].start(partialsOf(numShards, worldSize, rank)));
     } else {
       const [{ to, message, values }] = network.splice(pick - toStart.length, 1);
-      network.push(...ranks[to].receive(parseDataMessage({ ...message }), values.slice()));
+      const parsed = parsePeerMessage({ ...message });
+      if (parsed.type === "attached") throw new Error("Cannot be");
+      const copy = values.slice();
+      network.push(...ranks[to].receive(parsed, (target) => target.set(copy)));
     }
   }
   for (const [rank, reduction] of ranks.entries()) {
@@ -86,7 +96,15 @@ t.test(
 t.test("Reduction sends about 2 (W-1)/W vectors per rank", async (t) => {
   const worldSize = 4;
   const result = new Float32Array(LENGTH);
-  const plan = { generation: 1, worldSize, rank: 1, numShards: 4, length: LENGTH, add: addInJavaScript };
+  const plan = {
+    generation: 1,
+    worldSize,
+    rank: 1,
+    numShards: 4,
+    length: LENGTH,
+    add: addInJavaScript,
+    pool: poolFor(4),
+  };
   const scattered = new Reduction(plan, 0, 0, result).start(partialsOf(4, worldSize, 1));
   const sent = scattered.reduce((sum, { values }) => sum + values.length, 0);
   t.ok(Math.abs(sent - (3 / 4) * LENGTH) < 2);
@@ -102,6 +120,7 @@ t.test("Reduction refuses what it did not ask for, and its result does not chang
     length: LENGTH,
     segmentFloats: 2000,
     add: addInJavaScript,
+    pool: poolFor(4),
   };
   const reduction = new Reduction(plan, 0, 0, result);
   const node = coveringNodes({ start: 2, end: 4 }, 4)[0];
@@ -114,9 +133,10 @@ t.test("Reduction refuses what it did not ask for, and its result does not chang
     firstShard: node.start,
     endShard: node.end,
     start: 0,
+    at: null,
     end: 501,
   };
-  const values = new Float32Array(501);
+  const values = (target: Float32Array): void => void target.fill(0);
   t.match(reduction.describeMissing(), /segments from rank 0.*segments from rank 1/);
   for (const bad of [
     { ...good, start: 1 },
@@ -135,8 +155,8 @@ t.test("Reduction refuses what it did not ask for, and its result does not chang
   t.ok(result.every((x) => x === 0));
 });
 
-t.test("parseDataMessage() refuses headers of any other form", async (t) => {
+t.test("parsePeerMessage() refuses headers of any other form", async (t) => {
   for (const header of [null, 3, {}, { type: "scatter" }, { type: "gather", start: -1 }]) {
-    t.throws(() => parseDataMessage(header), ProtocolError);
+    t.throws(() => parsePeerMessage(header), ProtocolError);
   }
 });

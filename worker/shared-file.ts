@@ -1,0 +1,109 @@
+/**
+ * Shared memory between workers of one host: a file in tmpfs per worker, which
+ * it alone writes and its peers read, each byte copied once on either side.
+ * The file has no name: it is unlinked at once and opened by peers through
+ * /proc, so nothing is left behind however a worker ends.
+ *
+ * @module
+ */
+import { randomBytes } from "node:crypto";
+import { closeSync, openSync, readSync, statfsSync, unlinkSync, writeSync } from "node:fs";
+import { join } from "node:path";
+import { bytesOf } from "../shared/frames.ts";
+import type { SharedFileAddress } from "../shared/protocol.ts";
+
+/** Where Linux has memory that processes share. */
+const SHARED_MEMORY = "/dev/shm";
+/** File system type of tmpfs (linux/magic.h). */
+const TMPFS_MAGIC = 0x01021994;
+
+const PAGE_BYTES = 4096;
+/** Distance of the two halves. The file is sparse: only what is written takes memory. */
+const HALF_BYTES = 2 ** 36;
+
+export class SharedFile {
+  readonly address: SharedFileAddress;
+  readonly #fd: number;
+  #half = 0;
+  #next = PAGE_BYTES;
+
+  /** @returns Null where there is no shared memory, as outside of Linux. */
+  static create(): SharedFile | null {
+    try {
+      if (statfsSync(SHARED_MEMORY).type !== TMPFS_MAGIC) return null;
+      return new SharedFile();
+    } catch {
+      return null;
+    }
+  }
+
+  private constructor() {
+    const token = randomBytes(16).toString("hex");
+    const name = join(SHARED_MEMORY, `lockstep-${token}`);
+    this.#fd = openSync(name, "wx+", 0o600);
+    unlinkSync(name);
+    writeSync(this.#fd, token, 0);
+    this.address = { path: `/proc/${process.pid}/fd/${this.#fd}`, token };
+  }
+
+  /** Begins to overwrite what was written before the last turn. */
+  turn(): void {
+    this.#half = 1 - this.#half;
+    this.#next = PAGE_BYTES + this.#half * HALF_BYTES;
+  }
+
+  /** @returns Where the values are, in bytes. @throws {Error} If the shared memory is full. */
+  write(values: Float32Array): number {
+    const at = this.#next;
+    const bytes = bytesOf(values);
+    for (let done = 0; done < bytes.length;) {
+      done += writeSync(this.#fd, bytes, done, bytes.length - done, at + done);
+    }
+    this.#next += Math.ceil(bytes.length / PAGE_BYTES) * PAGE_BYTES;
+    return at;
+  }
+
+  close(): void {
+    closeSync(this.#fd);
+  }
+}
+
+/** Another worker's file. */
+export class PeerFile {
+  readonly #fd: number;
+
+  /** @returns Null if the worker is not on this host, or its file may not be read. */
+  static open({ path, token }: SharedFileAddress): PeerFile | null {
+    if (!/^\/proc\/\d+\/fd\/\d+$/.test(path)) return null;
+    let fd: number;
+    try {
+      fd = openSync(path, "r");
+    } catch {
+      return null;
+    }
+    const start = Buffer.alloc(token.length);
+    if (readSync(fd, start, 0, start.length, 0) === start.length && start.toString() === token) {
+      return new PeerFile(fd);
+    }
+    closeSync(fd);
+    return null;
+  }
+
+  private constructor(fd: number) {
+    this.#fd = fd;
+  }
+
+  /** Fills the target. @throws {Error} If the file ends before. */
+  read(at: number, target: Float32Array): void {
+    const bytes = bytesOf(target);
+    for (let done = 0; done < bytes.length;) {
+      const count = readSync(this.#fd, bytes, done, bytes.length - done, at + done);
+      if (count === 0) throw new Error(`Cannot read ${bytes.length} bytes of a peer's shared file at ${at}`);
+      done += count;
+    }
+  }
+
+  close(): void {
+    closeSync(this.#fd);
+  }
+}
