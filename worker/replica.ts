@@ -1,14 +1,15 @@
 /**
  * One copy of the training state: parameters and optimizer of both networks,
- * as flat float32 vectors in host memory.
+ * as flat float32 vectors in host memory, their values in the engine's order.
  *
  * @module
  */
 import type { AdamState } from "../shared/adam.ts";
 import type { Model } from "../shared/nn/models.ts";
-import type { NetworkName } from "../shared/nn/network.ts";
+import type { Network, NetworkName } from "../shared/nn/network.ts";
 import { initialParameters } from "../shared/nn/network.ts";
 import { STATE_FRAMES } from "../shared/protocol.ts";
+import type { ParameterOrder } from "./engine/parameter-order.ts";
 import type { HostMemory } from "./host-memory.ts";
 
 export interface NetworkState {
@@ -24,43 +25,60 @@ export function replicaLengths(model: Model): readonly number[] {
   return [model.generator, model.discriminator].flatMap((net) => Array<number>(3).fill(net.numParameters));
 }
 
-/** The state before the first step. */
-export function initialReplica(model: Model, seed: number, memory: HostMemory): Replica {
+/** The state before the first step. @param order The engine's. */
+export function initialReplica(
+  model: Model,
+  seed: number,
+  memory: HostMemory,
+  order: ParameterOrder,
+): Replica {
   const state = (name: NetworkName): NetworkState => {
     const allocate = (): Float32Array => memory.allocate(model[name].numParameters);
     const parameters = allocate();
-    parameters.set(initialParameters(model[name], seed));
+    order.toEngine(model[name], initialParameters(model[name], seed), parameters);
     return { parameters, adam: { m: allocate(), v: allocate(), step: 0 } };
   };
   return { generator: state("generator"), discriminator: state("discriminator") };
 }
 
-/** Copies of the vectors, in the order of STATE_FRAMES. */
-export function snapshot({ generator, discriminator }: Replica): readonly Float32Array[] {
-  return [generator, discriminator].flatMap(({ parameters, adam }) => [
-    parameters.slice(),
-    adam.m.slice(),
-    adam.v.slice(),
-  ]);
+/** The network of each of STATE_FRAMES. */
+function networkOfFrame(model: Model, frame: number): Network {
+  return STATE_FRAMES[frame].startsWith("generator") ? model.generator : model.discriminator;
+}
+
+/** Copies of the vectors, in the order of STATE_FRAMES and with values in canonical order. */
+export function snapshot(
+  model: Model,
+  { generator, discriminator }: Replica,
+  order: ParameterOrder,
+): readonly Float32Array[] {
+  const vectors = [generator, discriminator].flatMap(({ parameters, adam }) => [parameters, adam.m, adam.v]);
+  return vectors.map((vector, frame) => {
+    const copy = new Float32Array(vector.length);
+    order.fromEngine(networkOfFrame(model, frame), vector, copy);
+    return copy;
+  });
 }
 
 /**
- * @param frames Vectors in the order of STATE_FRAMES; copied.
+ * @param frames Vectors as {@linkcode snapshot} returns them; copied.
  * @throws {RangeError} If there are more or fewer vectors.
  */
 export function replicaFrom(
+  model: Model,
   frames: readonly Float32Array[],
   steps: { readonly generatorSteps: number; readonly discriminatorSteps: number },
   memory: HostMemory,
+  order: ParameterOrder,
 ): Replica {
   if (frames.length !== STATE_FRAMES.length) {
     throw new RangeError(
       `Cannot restore state as it must have ${STATE_FRAMES.length} frames: got ${frames.length}`,
     );
   }
-  const [gp, gm, gv, dp, dm, dv] = frames.map((frame) => {
+  const [gp, gm, gv, dp, dm, dv] = frames.map((frame, i) => {
     const vector = memory.allocate(frame.length);
-    vector.set(frame);
+    order.toEngine(networkOfFrame(model, i), frame, vector);
     return vector;
   });
   return {

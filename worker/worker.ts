@@ -33,6 +33,7 @@ import { BatchQueue } from "./batch-queue.ts";
 import { DataPlane } from "./data-plane.ts";
 import type { Engine } from "./engine/engine.ts";
 import { loadEngine } from "./engine/engine.ts";
+import type { ParameterOrder } from "./engine/parameter-order.ts";
 import type { Replica } from "./replica.ts";
 import type { HostMemory } from "./host-memory.ts";
 import { initialReplica, replicaFrom, replicaLengths, snapshot } from "./replica.ts";
@@ -291,7 +292,7 @@ class Worker {
     );
     this.#engine = engine;
     this.#openBulk(start);
-    const replica = await this.#initialState(start, model, memory);
+    const replica = await this.#initialState(start, model, memory, engine.order);
     engine.setParameters("generator", replica.generator.parameters);
     engine.setParameters("discriminator", replica.discriminator.parameters);
     const dataPlane = this.#dataPlane as DataPlane;
@@ -322,11 +323,16 @@ class Worker {
     );
   }
 
-  async #initialState(start: StartMessage, model: Model, memory: HostMemory): Promise<Replica> {
+  async #initialState(
+    start: StartMessage,
+    model: Model,
+    memory: HostMemory,
+    order: ParameterOrder,
+  ): Promise<Replica> {
     const hello = { type: "hello", generation: start.generation } as const;
     if (start.stateFrom === "seed") {
       this.#sendBulk(hello);
-      return initialReplica(model, start.config.seed, memory);
+      return initialReplica(model, start.config.seed, memory, order);
     }
     const arrived = new Promise<Buffer[]>((resolve) => (this.#stateArrived = resolve));
     this.#sendBulk(hello);
@@ -338,14 +344,16 @@ class Worker {
     if (message.type !== "state") throw new ProtocolError(`Cannot start from "${message.type}"`);
     const lengths = replicaLengths(model);
     return replicaFrom(
+      model,
       frames.map((frame, i) => floatsOf(frame, lengths[i])),
       message,
       memory,
+      order,
     );
   }
 
   async #runLoop(parts: TrainLoopParts): Promise<void> {
-    const { start, memory, replica } = parts;
+    const { start, model, engine, memory, replica } = parts;
     const { generation } = start;
     const { generator, discriminator } = replica;
     try {
@@ -367,7 +375,7 @@ class Worker {
           const steps = { generatorSteps: generator.adam.step, discriminatorSteps: discriminator.adam.step };
           this.#sendBulk(
             { type: "state", generation, globalStep: step, ...steps },
-            snapshot(replica).map(bytesOf),
+            snapshot(model, replica, engine.order).map(bytesOf),
           );
         },
         onSamples: (step, pixels) =>

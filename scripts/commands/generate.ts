@@ -50,7 +50,8 @@ export async function generate({ run, count, seed, out }: GenerateOptions): Prom
     [model.generator.numParameters],
   );
   const parameters = memory.allocate(model.generator.numParameters);
-  parameters.set(decodeParameters(model.generator, files.get("generator.safetensors") as Uint8Array));
+  const file = files.get("generator.safetensors") as Uint8Array;
+  engine.order.toEngine(model.generator, decodeParameters(model.generator, file), parameters);
   engine.setParameters("generator", parameters);
   const noise = sampleNoise(seed, count, config.latentDim);
   const pixels = new Uint8Array(count * IMAGE_PIXELS);

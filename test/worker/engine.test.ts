@@ -11,7 +11,7 @@ import { loadEngine } from "../../worker/engine/engine.ts";
 import { createTfjsEngine } from "../../worker/engine/tfjs-engine.ts";
 import { HostMemory } from "../../worker/host-memory.ts";
 import { fusesMultiplyAdd } from "../../worker/kernels/kernels.ts";
-import { initialReplica, replicaLengths } from "../../worker/replica.ts";
+import { initialReplica, replicaLengths, snapshot } from "../../worker/replica.ts";
 import { StepBuffers, trainStep, trainingNoise, vectorLength } from "../../worker/train-step.ts";
 import { parseRunConfig } from "../../shared/config.ts";
 import { phasesOfStep } from "../../shared/phases.ts";
@@ -110,9 +110,10 @@ async function engineWith(load: Load, model: Model, seed: number): Promise<Rig> 
   const { engine, memory } = await load({ model, objective, maxSamples: 20 }, lengths);
   const vectors = (network: NetworkName) => {
     const parameters = memory.allocate(model[network].numParameters);
-    parameters.set(initialParameters(model[network], seed));
+    const canonical = initialParameters(model[network], seed);
+    engine.order.toEngine(model[network], canonical, parameters);
     engine.setParameters(network, parameters);
-    return { parameters, out: memory.allocate(vectorLength(model, network)) };
+    return { parameters: canonical, out: memory.allocate(vectorLength(model, network)) };
   };
   const [g, d] = [vectors("generator"), vectors("discriminator")];
   return {
@@ -120,9 +121,12 @@ async function engineWith(load: Load, model: Model, seed: number): Promise<Rig> 
     g: g.parameters,
     d: d.parameters,
     gradient(batch) {
-      if ("pixels" in batch) engine.discriminatorGradient(batch, d.out);
-      else engine.generatorGradient(batch, g.out);
-      return ("pixels" in batch ? d.out : g.out).slice();
+      const [net, { out }] = "pixels" in batch ? [model.discriminator, d] : [model.generator, g];
+      if ("pixels" in batch) engine.discriminatorGradient(batch, out);
+      else engine.generatorGradient(batch, out);
+      const canonical = out.slice();
+      engine.order.fromEngine(net, out, canonical.subarray(0, net.numParameters));
+      return canonical;
     },
   };
 }
@@ -278,15 +282,15 @@ for (const [name, load] of Object.entries(ENGINES)) {
         ...replicaLengths(model),
         ...StepBuffers.lengths(model, phasesOfStep(1), 4),
       ]);
-      const replica = initialReplica(model, config.seed, memory);
+      const replica = initialReplica(model, config.seed, memory, engine.order);
       engine.setParameters("generator", replica.generator.parameters);
       engine.setParameters("discriminator", replica.discriminator.parameters);
-      const before = replica.generator.parameters.slice();
+      const [before, , , beforeD] = snapshot(model, replica, engine.order);
       let expected = reference.initGan({
         generator: referenceNetwork(model.generator),
         discriminator: referenceNetwork(model.discriminator),
-        gParams: Float64Array.from(replica.generator.parameters),
-        dParams: Float64Array.from(replica.discriminator.parameters),
+        gParams: Float64Array.from(before),
+        dParams: Float64Array.from(beforeD),
       });
       const buffers = new StepBuffers(model, phasesOfStep(1), 4, memory);
       const all = { start: 0, end: 16 };
@@ -330,16 +334,17 @@ for (const [name, load] of Object.entries(ENGINES)) {
       }
       // Adam's first steps have the size of the learning rate whatever the gradient's size, so parameters whose
       // gradient is nearly zero may step either way; the bulk must agree far better than one step's size.
+      const [after, , , afterD] = snapshot(model, replica, engine.order);
       for (const [actual, wanted] of [
-        [replica.generator.parameters, expected.gParams],
-        [replica.discriminator.parameters, expected.dParams],
+        [after, expected.gParams],
+        [afterD, expected.dParams],
       ] as const) {
         const errors = Float64Array.from(actual, (p, i) => Math.abs(p - wanted[i])).sort();
         t.ok(errors[Math.floor(0.99 * errors.length)] < 0.02 * config.learningRate, "99 % of parameters");
         t.ok(errors[errors.length - 1] < 6.1 * config.learningRate, "all parameters");
       }
       t.ok(
-        replica.generator.parameters.some((p, i) => p !== before[i]),
+        after.some((p, i) => p !== before[i]),
         "training changes parameters",
       );
       engine.dispose();

@@ -4,7 +4,8 @@
  *
  * Every value of a row depends on that row only, and sums over rows are tree
  * sums over shards, so the bits of a gradient depend on the shards and not on
- * how many of them are computed in one pass.
+ * how many of them are computed in one pass. Weights and their gradients are in
+ * panels (parameter-order.ts).
  *
  * Shapes: B rows, and per stage I inputs and O outputs.
  *
@@ -79,7 +80,17 @@ export class DenseNetwork {
       const { numInputs: K, numOutputs: N, activation, alpha } = stage;
       const ending: ProductEnding = { bias: parameters + stage.bias, activation, alpha };
       const { scratch } = this.#workspace;
-      kernels.gemm({ M: numRows, N, K, a: x, b: parameters + stage.weight, c: y, scratch, ...ending });
+      kernels.gemm({
+        M: numRows,
+        N,
+        K,
+        a: x,
+        b: parameters + stage.weight,
+        panelsB: true,
+        c: y,
+        scratch,
+        ...ending,
+      });
       x = y;
     }
     return x;
@@ -107,22 +118,13 @@ export class DenseNetwork {
           leaves,
         } as const;
         const x = i === 0 ? pass.input : this.#activations[i - 1].byteOffset;
-        kernels.gemm({ ...sum, M: numInputs, a: x, c: pointer + stage.weight });
+        kernels.gemm({ ...sum, M: numInputs, a: x, c: pointer + stage.weight, panelsC: true });
         kernels.gemm({ ...sum, M: 1, a: this.#workspace.ones, c: pointer + stage.bias });
       }
       if (i === 0 && !pass.inputGradient) return null;
       const dx = dy === gradients[0] ? gradients[1] : gradients[0];
-      const weight = parameters + stage.weight;
-      kernels.gemm({
-        transB: true,
-        M: numRows,
-        N: numInputs,
-        K: numOutputs,
-        a: dy,
-        b: weight,
-        c: dx,
-        scratch,
-      });
+      const weight = { b: parameters + stage.weight, transB: true, panelsB: true };
+      kernels.gemm({ M: numRows, N: numInputs, K: numOutputs, a: dy, ...weight, c: dx, scratch });
       dy = dx;
     }
     return dy;

@@ -10,6 +10,7 @@ import type { Model } from "../../shared/nn/models.ts";
 import type { NetworkName } from "../../shared/nn/network.ts";
 import type { Objective } from "../../shared/nn/objectives.ts";
 import { HostMemory } from "../host-memory.ts";
+import type { ParameterOrder } from "./parameter-order.ts";
 import { WasmEngine } from "./wasm-engine.ts";
 
 /**
@@ -33,6 +34,8 @@ export interface Engine {
   readonly name: EngineName;
   /** For the log: what computes, and with what. */
   readonly description: string;
+  /** The order of values in vectors of parameters and gradients. */
+  readonly order: ParameterOrder;
   /**
    * @param flat (numParameters,). Where it lies in the engine's host memory it is used in place: set it
    * again after every change.

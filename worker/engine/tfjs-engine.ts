@@ -12,6 +12,7 @@ import type { Network, NetworkName } from "../../shared/nn/network.ts";
 import type { Model } from "../../shared/nn/models.ts";
 import { addInJavaScript, TreeSum } from "../../shared/tree-sum.ts";
 import type { Batch, Engine, EngineOptions, RealBatch } from "./engine.ts";
+import { canonicalOrder } from "./parameter-order.ts";
 import { numSamplesOf, shardSums } from "./shard-sums.ts";
 import type { TensorAccess } from "./wasm-backend.ts";
 import { loadWasmBackend } from "./wasm-backend.ts";
@@ -46,6 +47,7 @@ const portableAccess: TensorAccess = {
 
 class TfjsEngine implements Engine {
   readonly name: EngineName;
+  readonly order = canonicalOrder;
   readonly #options: EngineOptions;
   readonly #access: TensorAccess;
   readonly #parameters: Record<NetworkName, readonly Tensor[]>;

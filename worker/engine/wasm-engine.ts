@@ -15,6 +15,7 @@ import { HostMemory } from "../host-memory.ts";
 import type { Leaves, Pointer } from "../kernels/kernels.ts";
 import { DenseNetwork, maxWidth } from "./dense-network.ts";
 import type { Batch, Engine, EngineOptions, RealBatch } from "./engine.ts";
+import { panelOrder } from "./parameter-order.ts";
 import { numSamplesOf, shardSums } from "./shard-sums.ts";
 
 interface WasmEngineOptions extends EngineOptions {
@@ -45,6 +46,7 @@ function sizesOf({ model, maxSamples }: Pick<WasmEngineOptions, "model" | "maxSa
 
 export class WasmEngine implements Engine {
   readonly name = "wasm";
+  readonly order = panelOrder;
   readonly #options: WasmEngineOptions;
   readonly #memory: HostMemory;
   readonly #generator: DenseNetwork;

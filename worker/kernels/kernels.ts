@@ -68,6 +68,9 @@ export interface Product extends ProductEnding {
    * the canonical tree.
    */
   readonly mode?: SumMode;
+  /** Whether the stored B, and C, are in panels of 16 columns (assembly/gemm.ts). C then has no ending. */
+  readonly panelsB?: boolean;
+  readonly panelsC?: boolean;
   /** With mode "tree". */
   readonly leaves?: Leaves | undefined;
 }
@@ -202,7 +205,9 @@ export async function loadKernels({ memory, fused }: KernelOptions): Promise<Ker
       const mode = SUM_MODES[product.mode ?? "store"];
       const { starts, count } = product.leaves ?? { starts: 0, count: 0 };
       const ending = endingOf(product);
-      raw.gemm(Number(transA), Number(transB), M, N, K, a, b, c, scratch, mode, ...ending, starts, count);
+      const panels = (product.panelsB === true ? 1 : 0) + (product.panelsC === true ? 2 : 0);
+      const rest = [...ending, panels, starts, count] as const;
+      raw.gemm(Number(transA), Number(transB), M, N, K, a, b, c, scratch, mode, ...rest);
     },
     gemmScratchBytes: (M, K, mode = "store") => raw.gemmScratchBytes(M, K, SUM_MODES[mode]),
     conv2d(convolution) {

@@ -99,7 +99,7 @@ export interface RawExports extends DirectKernels {
     c: Pointer,
     scratch: Pointer,
     mode: number,
-    ...endingAndLeaves: readonly [...Ending, leaves: Pointer, numLeaves: number]
+    ...rest: readonly [...Ending, panels: number, leaves: Pointer, numLeaves: number]
   ): void;
   gemmScratchBytes(M: number, K: number, mode: number): number;
   biasActivation(M: number, N: number, c: Pointer, bias: Pointer, activation: number, alpha: number): void;

@@ -94,6 +94,17 @@ function operands({ arena, kernels }: Build, sizes: Sizes, mode: SumMode) {
   return { ...sizes, a, b, c, scratch, mode };
 }
 
+function toPanels(rows: number, columns: number, matrix: Float32Array): Float32Array {
+  const panels = new Float32Array(matrix.length);
+  let at = 0;
+  for (let start = 0; start < columns; start += 16) {
+    for (let i = 0; i < rows; i++) {
+      for (let j = start; j < Math.min(start + 16, columns); j++) panels[at++] = matrix[i * columns + j];
+    }
+  }
+  return panels;
+}
+
 for (const build of builds) {
   const { arena, kernels, name } = build;
 
@@ -237,6 +248,23 @@ for (const build of builds) {
           });
           t.ok(good && arena.reset(), `${activation}, bias ${hasBias}, ${M}x${N}x${K}`);
         }
+      }
+    }
+    t.end();
+  });
+
+  t.test(`gemm() (${name}) takes B and gives C in panels, with the bits of row-major matrices`, (t) => {
+    for (const { M, N, K } of SIZES) {
+      for (const transB of [false, true]) {
+        const product = { ...operands(build, { M, N, K }, "store"), transB };
+        kernels.gemm(product);
+        const want = arena.view(product.c, M * N).slice();
+        const b = toPanels(transB ? N : K, transB ? K : N, arena.view(product.b, K * N));
+        kernels.gemm({ ...product, b: arena.floats(b), panelsB: true });
+        t.ok(sameBits(arena.view(product.c, M * N), want), `B, ${M}x${N}x${K}, transB ${transB}`);
+        kernels.gemm({ ...product, panelsC: true });
+        t.ok(sameBits(arena.view(product.c, M * N), toPanels(M, N, want)), `C, ${M}x${N}x${K}`);
+        t.ok(arena.reset());
       }
     }
     t.end();

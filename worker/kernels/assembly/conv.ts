@@ -83,7 +83,7 @@ export function conv2d(
       scratch,
     );
     const out = y + ((<usize>row * outChannels) << 2);
-    gemm(0, 0, M, outChannels, patch, scratch, w, out, work, MODE_STORE, bias, activation, alpha, 0, 0);
+    gemm(0, 0, M, outChannels, patch, scratch, w, out, work, MODE_STORE, bias, activation, alpha, 0, 0, 0);
   }
 }
 
@@ -134,7 +134,7 @@ export function conv2dBackpropFilter(
     );
     const from = dy + ((<usize>row * outChannels) << 2);
     const chunkMode = row > 0 ? MODE_CONTINUE : mode;
-    gemm(1, 0, patch, outChannels, K, scratch, from, dw, work, chunkMode, 0, 0, 0, 0, 0);
+    gemm(1, 0, patch, outChannels, K, scratch, from, dw, work, chunkMode, 0, 0, 0, 0, 0, 0);
   }
 }
 
@@ -173,7 +173,7 @@ export function conv2dBackpropInput(
   for (let row: i32 = 0; row < rows; row += chunk) {
     const M = min(chunk, rows - row);
     const from = dy + ((<usize>row * outChannels) << 2);
-    gemm(0, 1, M, patch, outChannels, from, w, scratch, work, MODE_STORE, 0, 0, 0, 0, 0);
+    gemm(0, 1, M, patch, outChannels, from, w, scratch, work, MODE_STORE, 0, 0, 0, 0, 0, 0);
     patches(
       true,
       row,

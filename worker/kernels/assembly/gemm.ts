@@ -35,6 +35,13 @@ const MODE_ADD: i32 = 2;
 /** C = the products over the leaves of K (shards), added in the canonical tree of shared/sharding.ts. */
 const MODE_TREE: i32 = 3;
 
+/**
+ * Layouts besides row-major: a matrix (rows, columns) in panels is cut into panels of 16 columns (the last
+ * may have fewer), each stored row by row behind the one before. B in panels needs no packing unless transposed.
+ */
+const B_IN_PANELS: i32 = 1;
+const C_IN_PANELS: i32 = 2;
+
 /** Tiles of partial sums that a tree over up to 2^20 leaves holds at once. */
 const TREE_TILES: i32 = 20;
 const TILE_BYTES: i32 = (TILE_ROWS * TILE_COLUMNS) << 2;
@@ -68,6 +75,7 @@ function madd(sum: v128, a: v128, b: v128): v128 {
  * @param mode MODE_STORE, MODE_CONTINUE, MODE_ADD or MODE_TREE.
  * @param bias Pointer to (N,) values added to each row of the finished sums, or 0.
  * @param activation, alpha As in biasActivation(), applied last.
+ * @param panels B_IN_PANELS (of the stored matrix, (K,N) or (N,K)), C_IN_PANELS, both (3) or neither (0).
  * @param leaves With MODE_TREE: pointer to (numLeaves + 1,) i32, 0 = leaves[0] < leaves[1] < ... = K.
  */
 export function gemm(
@@ -84,6 +92,7 @@ export function gemm(
   bias: usize,
   activation: i32,
   alpha: f32,
+  panels: i32,
   leaves: usize,
   numLeaves: i32,
 ): void {
@@ -92,9 +101,8 @@ export function gemm(
   const mb = blockRows(kb);
   const edge = scratch;
   const stack = edge + TILE_BYTES;
-  const panel = stack + TILE_BYTES * TREE_TILES;
-  const block = panel + ((<usize>kb * TILE_COLUMNS) << 2);
-  const strideC = (<usize>N) << 2;
+  const packed = stack + TILE_BYTES * TREE_TILES;
+  const block = packed + ((<usize>kb * TILE_COLUMNS) << 2);
   for (let k0: i32 = 0; k0 < K; k0 += kb) {
     const kc = min(kb, K - k0);
     const tileMode = k0 > 0 ? MODE_CONTINUE : mode;
@@ -104,10 +112,19 @@ export function gemm(
       else packA(rows, kc, A + ((<usize>i0 * K + k0) << 2), (<usize>K) << 2, block);
       for (let j0: i32 = 0; j0 < N; j0 += TILE_COLUMNS) {
         const columns = min(TILE_COLUMNS, N - j0);
-        if (transB) packTransposedB(kc, columns, B + ((<usize>j0 * K + k0) << 2), (<usize>K) << 2, panel);
-        else packB(kc, columns, B + ((<usize>k0 * N + j0) << 2), strideC, panel);
+        let panel = packed;
+        if (panels & B_IN_PANELS) {
+          if (transB) packTransposedPanels(k0, kc, j0, columns, N, K, B, packed);
+          else if (columns === TILE_COLUMNS) panel = B + ((<usize>j0 * K + k0 * TILE_COLUMNS) << 2);
+          else packB(kc, columns, B + ((<usize>j0 * K + k0 * columns) << 2), (<usize>columns) << 2, packed);
+        } else if (transB) {
+          packTransposedB(kc, columns, B + ((<usize>j0 * K + k0) << 2), (<usize>K) << 2, packed);
+        } else {
+          packB(kc, columns, B + ((<usize>k0 * N + j0) << 2), (<usize>N) << 2, packed);
+        }
+        const strideC = (<usize>(panels & C_IN_PANELS ? columns : N)) << 2;
+        let c = C + (panels & C_IN_PANELS ? (<usize>j0 * M + i0 * columns) << 2 : (<usize>i0 * N + j0) << 2);
         let a = block;
-        let c = C + ((<usize>i0 * N + j0) << 2);
         for (let left = rows; left > 0; left -= TILE_ROWS) {
           if (columns === TILE_COLUMNS && left >= TILE_ROWS) {
             if (mode === MODE_TREE) treeTile(leaves, numLeaves, a, panel, c, strideC, stack);
@@ -413,5 +430,27 @@ function packTransposedB(kc: i32, columns: i32, from: usize, stride: usize, to: 
         q += TILE_COLUMNS << 2;
       }
     }
+  }
+}
+
+/**
+ * Columns j0.. of a transposed matrix whose stored form (N,K) is in panels of K, rows k0.. of op(B), to a
+ * panel (kc,16). k0 is a multiple of 16.
+ */
+function packTransposedPanels(
+  k0: i32,
+  kc: i32,
+  j0: i32,
+  columns: i32,
+  N: i32,
+  K: i32,
+  B: usize,
+  to: usize,
+): void {
+  for (let k: i32 = k0; k < k0 + kc; k += TILE_COLUMNS) {
+    const width = min(TILE_COLUMNS, K - k);
+    const from = B + ((<usize>k * N + j0 * width) << 2);
+    packTransposedB(width, columns, from, (<usize>width) << 2, to);
+    to += (TILE_COLUMNS * TILE_COLUMNS) << 2;
   }
 }
