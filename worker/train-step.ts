@@ -122,22 +122,33 @@ export async function trainStep(
   batch: Uint8Array,
 ): Promise<StepResult> {
   const { config, model, engine, replica } = context;
+  const phases = phasesOfStep(config.discriminatorSteps);
   const timing = { computeMs: 0, allReduceMs: 0, applyMs: 0 };
   const norms: Record<NetworkName, number> = { generator: 0, discriminator: 0 };
   let discriminatorMetrics: Float32Array | null = null;
   let generatorLoss = 0;
 
-  for (const phase of phasesOfStep(config.discriminatorSteps)) {
+  let parts = partsOf(context, globalStep, phases[0]);
+  for (const phase of phases) {
     context.onPhase(phase);
     const { network } = phase;
     const computeStart = performance.now();
-    const partials = await shardGradients(context, buffers, globalStep, phase, batch);
+    const partials = await shardGradients(context, buffers, parts, phase, batch);
     const reduceStart = performance.now();
     timing.computeMs += reduceStart - computeStart;
 
-    const reduced = await context.allReduce(globalStep, phase, partials, buffers.results[phase.index]);
+    const reduction = context.allReduce(globalStep, phase, partials, buffers.results[phase.index]);
+    // While the parts travel: what the next phase needs and this phase's update does not change.
+    const next = phases.at(phase.index + 1);
+    if (next !== undefined) {
+      parts = partsOf(context, globalStep, next);
+      if (network === "discriminator") engine.prepareGenerator(parts[0].noise);
+    }
+    const overlapEnd = performance.now();
+    timing.computeMs += overlapEnd - reduceStart;
+    const reduced = await reduction;
     const applyStart = performance.now();
-    timing.allReduceMs += applyStart - reduceStart;
+    timing.allReduceMs += applyStart - overlapEnd;
 
     const { numParameters } = model[network];
     const norm = context.memory.norm(reduced, numParameters);
@@ -168,26 +179,46 @@ export async function trainStep(
   };
 }
 
+/** The shards of a node of the canonical tree that a rank computes in one pass, and their noise. */
+interface Part {
+  readonly node: Range;
+  readonly shardSizes: readonly number[];
+  /** Of the global batch. */
+  readonly samples: Range;
+  readonly noise: Float32Array;
+}
+
+/** What this rank computes in a phase. */
+function partsOf(
+  { config, rank, worldSize }: StepContext,
+  globalStep: number,
+  phase: Phase,
+): readonly Part[] {
+  const { globalBatchSize, shards, seed, latentDim } = config;
+  return coveringNodes(rankShards(shards, worldSize, rank), shards).map((node) => {
+    const ranges = Array.from({ length: node.end - node.start }, (_, i) =>
+      shardSamples(globalBatchSize, shards, node.start + i),
+    );
+    const samples = { start: ranges[0].start, end: ranges[ranges.length - 1].end };
+    const noise = trainingNoise(seed, latentDim, globalStep, phase.index, samples);
+    return { node, shardSizes: ranges.map(({ start, end }) => end - start), samples, noise };
+  });
+}
+
 async function shardGradients(
   context: StepContext,
   buffers: StepBuffers,
-  globalStep: number,
+  parts: readonly Part[],
   phase: Phase,
   batch: Uint8Array,
 ): Promise<readonly Partial[]> {
   const { config, model, engine, rank, worldSize } = context;
-  const { globalBatchSize, shards, latentDim } = config;
+  const { globalBatchSize, shards } = config;
   const imagePixels = model.discriminator.numInputs;
   const own = rankSamples(globalBatchSize, shards, worldSize, rank);
   const { network } = phase;
   const partials: Partial[] = [];
-  for (const node of coveringNodes(rankShards(shards, worldSize, rank), shards)) {
-    const shardRanges = Array.from({ length: node.end - node.start }, (_, i) =>
-      shardSamples(globalBatchSize, shards, node.start + i),
-    );
-    const shardSizes = shardRanges.map(({ start, end }) => end - start);
-    const samples = { start: shardRanges[0].start, end: shardRanges[shardRanges.length - 1].end };
-    const noise = trainingNoise(config.seed, latentDim, globalStep, phase.index, samples);
+  for (const { node, shardSizes, samples, noise } of parts) {
     const values = buffers.take(network);
     if (network === "discriminator") {
       const first = phase.index * (own.end - own.start) + (samples.start - own.start);

@@ -99,7 +99,7 @@ interface Rig {
   readonly g: Float32Array;
   readonly d: Float32Array;
   /** The discriminator's gradient if the batch has pixels, else the generator's; with metrics. */
-  gradient(batch: Batch | RealBatch): Float32Array;
+  readonly gradient: (batch: Batch | RealBatch) => Float32Array;
 }
 
 async function engineWith(load: Load, model: Model, seed: number): Promise<Rig> {

@@ -51,6 +51,11 @@ export interface Engine {
   discriminatorGradient(batch: RealBatch, out: Float32Array): void;
   /** The same for the generator's loss: numParameters gradients, then PHASE_METRICS.generator. */
   generatorGradient(batch: Batch, out: Float32Array): void;
+  /**
+   * May run the generator on the noise of the next batch, which the next call then does not repeat: the
+   * generator's forward pass does not depend on the discriminator.
+   */
+  prepareGenerator(noise: Float32Array): void;
   /** @param noise (numSamples, latentDim). @returns (numSamples, imagePixels) in [-1, 1]. */
   generate(noise: Float32Array, numSamples: number): Float32Array;
   dispose(): void;

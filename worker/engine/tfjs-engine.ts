@@ -164,6 +164,11 @@ class TfjsEngine implements Engine {
     });
   }
 
+  /** Not worth it here: tfjs would have to keep the pass's tensors for the gradient. */
+  prepareGenerator(): void {
+    return;
+  }
+
   generate(noise: Float32Array, numSamples: number): Float32Array {
     return tf.tidy(() => {
       const z = tf.tensor(noise, [numSamples, this.#options.model.generator.numInputs]);

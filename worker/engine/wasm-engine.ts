@@ -11,7 +11,7 @@
 import type { NetworkName } from "../../shared/nn/network.ts";
 import type { SoftplusForm, SoftplusLoss } from "../../shared/nn/objectives.ts";
 import { SAMPLE_COUNT } from "../../shared/samples.ts";
-import { HostMemory } from "../host-memory.ts";
+import type { HostMemory } from "../host-memory.ts";
 import type { Leaves, Pointer } from "../kernels/kernels.ts";
 import { DenseNetwork, maxWidth } from "./dense-network.ts";
 import type { Batch, Engine, EngineOptions, RealBatch } from "./engine.ts";
@@ -53,6 +53,8 @@ export class WasmEngine implements Engine {
   readonly #discriminator: DenseNetwork;
   readonly #parameters: Record<NetworkName, Pointer> = { generator: 0, discriminator: 0 };
   readonly #maxGenerated: number;
+  /** The generator's last forward pass with its present parameters. */
+  #prepared: { readonly noise: Float32Array; readonly images: Pointer } | null = null;
   readonly #leaves: Float32Array;
   readonly #noise: Float32Array;
   readonly #pixels: Float32Array;
@@ -119,6 +121,7 @@ export class WasmEngine implements Engine {
   }
 
   setParameters(name: NetworkName, flat: Float32Array): void {
+    if (name === "generator") this.#prepared = null;
     this.#parameters[name] = this.#memory.pointer(flat);
   }
 
@@ -126,8 +129,7 @@ export class WasmEngine implements Engine {
     const { model, softplusForm } = this.#options;
     const { shardSizes, globalBatchSize } = batch;
     const numSamples = numSamplesOf(batch);
-    this.#noise.set(batch.noise);
-    const fake = this.#generator.forward(this.#parameters.generator, this.#noise.byteOffset, numSamples);
+    const fake = this.#fakes(batch.noise);
     this.#interleave(batch, fake);
     const input = this.#images.byteOffset;
     const numRows = 2 * numSamples;
@@ -160,9 +162,7 @@ export class WasmEngine implements Engine {
     const { model, softplusForm } = this.#options;
     const { shardSizes, globalBatchSize } = batch;
     const numRows = numSamplesOf(batch);
-    this.#noise.set(batch.noise);
-    const noise = this.#noise.byteOffset;
-    const fake = this.#generator.forward(this.#parameters.generator, noise, numRows);
+    const fake = this.#fakes(batch.noise);
     const logits = this.#discriminator.forward(this.#parameters.discriminator, fake, numRows);
     const form = softplusForm.generator;
     const outputGradient = this.#gradients[0].byteOffset;
@@ -178,13 +178,17 @@ export class WasmEngine implements Engine {
     });
     this.#generator.backward({
       parameters: this.#parameters.generator,
-      input: noise,
+      input: this.#noise.byteOffset,
       numRows,
       outputGradient: fakeGradient as Pointer,
       parameterGradient: { pointer: this.#memory.pointer(out), leaves: this.#leavesOf(shardSizes, 1) },
       inputGradient: false,
     });
     out.set(shardSums([losses, probabilities], shardSizes, globalBatchSize), model.generator.numParameters);
+  }
+
+  prepareGenerator(noise: Float32Array): void {
+    this.#fakes(noise);
   }
 
   generate(noise: Float32Array, numSamples: number): Float32Array {
@@ -208,6 +212,18 @@ export class WasmEngine implements Engine {
   dispose(): void {
     this.#parameters.generator = 0;
     this.#parameters.discriminator = 0;
+  }
+
+  /** Images of the noise (B, latentDim): (B, imagePixels), with the activations for a backward pass. */
+  #fakes(noise: Float32Array): Pointer {
+    const { numInputs } = this.#options.model.generator;
+    if (this.#prepared?.noise !== noise) {
+      this.#noise.set(noise);
+      const numRows = noise.length / numInputs;
+      const images = this.#generator.forward(this.#parameters.generator, this.#noise.byteOffset, numRows);
+      this.#prepared = { noise, images };
+    }
+    return this.#prepared.images;
   }
 
   /** Real and fake images shard by shard, so that a shard's rows follow each other, into #images. */
