@@ -123,6 +123,9 @@ export function threefry4x32(
   out[offset + 3] = x3;
 }
 
+/** 1/23, 1/21, ..., 1. */
+const ATANH_SERIES = Array.from({ length: 12 }, (_, i) => 1 / (23 - 2 * i));
+
 const logBits = new DataView(new ArrayBuffer(8));
 
 /** Natural logarithm from exactly rounded operations only; relative error below 1e-15. @param x Normal number > 0. */
@@ -139,15 +142,14 @@ export function exactLog(x: number): number {
   // log m = 2 atanh((m - 1) / (m + 1)); |s| < 0.172, so the term s^25 / 25 is below 1e-20.
   const s = (mantissa - 1) / (mantissa + 1);
   const s2 = s * s;
-  let series = 0;
-  for (let k = 23; k >= 1; k -= 2) series = series * s2 + 1 / k;
+  let series = ATANH_SERIES[0];
+  for (let i = 1; i < ATANH_SERIES.length; i++) series = series * s2 + ATANH_SERIES[i];
   return exponent * Math.LN2 + 2 * s * series;
 }
 
-function horner(coefficients: readonly number[], x: number): number {
-  let value = 0;
-  for (const coefficient of coefficients) value = value * x + coefficient;
-  return value;
+/** @param c Eight coefficients, highest power first. Written out, as this is most of the time that noise takes. */
+function horner(c: readonly number[], x: number): number {
+  return ((((((c[0] * x + c[1]) * x + c[2]) * x + c[3]) * x + c[4]) * x + c[5]) * x + c[6]) * x + c[7];
 }
 
 /* eslint-disable no-loss-of-precision -- the published digits, some more than float64 holds */
