@@ -18,8 +18,8 @@ import type { Add, Partial } from "../shared/tree-sum.ts";
 import { TreeSum } from "../shared/tree-sum.ts";
 import type { DataMessage } from "./data-messages.ts";
 
-/** Values per segment: 1 MiB messages. Part of no bits. */
-export const SEGMENT_FLOATS = 1 << 18;
+/** Values per segment: 2 MiB. Part of no bits. */
+export const SEGMENT_FLOATS = 1 << 19;
 
 export interface ReductionPlan {
   readonly generation: number;
