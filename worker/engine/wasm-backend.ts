@@ -1,7 +1,7 @@
 /**
  * The tfjs wasm backend with our kernels in the places where its own are too
  * slow to train with: products with a transposed operand (40 times slower),
- * activations, transposes and sums over rows. They work on the backend's own
+ * convolutions, activations, transposes and sums over rows. They work on the backend's own
  * memory without a copy, and tfjs's gradients use them too.
  *
  * @module
@@ -19,6 +19,8 @@ import type {
 import type { TensorFlow } from "../../shared/nn/layers.ts";
 import type { Kernels, Leaves, Pointer } from "../kernels/kernels.ts";
 import { loadKernels } from "../kernels/kernels.ts";
+import type { OwnKernel } from "./wasm-convolutions.ts";
+import { convolutionKernels } from "./wasm-convolutions.ts";
 
 const require = createRequire(import.meta.url);
 
@@ -113,22 +115,30 @@ class KernelRegistry {
     this.#replace("LeakyRelu", ({ x }, { alpha }) =>
       this.#elementwise(x, (n, from, to) => leakyReluForward(n, from, to, alpha as number)),
     );
+    const convolutions = convolutionKernels({
+      tf: this.#tf,
+      kernels: this.#kernels,
+      output: (shape) => this.#output(shape),
+      at: (tensor) => this.#at(tensor),
+      scratch: (bytes) => this.#scratch.at(bytes),
+    });
+    for (const [kernelName, ours] of Object.entries(convolutions)) this.#replace(kernelName, ours);
   }
 
-  /** @param ours Returns null for what it does not do; the stock kernel does that. */
-  #replace(
-    kernelName: string,
-    ours: (inputs: NamedTensorInfoMap, attrs: NamedAttrMap) => TensorInfo | null,
-  ): void {
+  /** @param ours Returns null for what it does not do; the stock kernel, if there is one, does that. */
+  #replace(kernelName: string, ours: OwnKernel): void {
     const stock: KernelConfig | undefined = this.#tf.getKernel(kernelName, "wasm");
     const kernelFunc: KernelFunc = (call) => {
       const inputs = call.inputs;
       const isFloat = Object.values(inputs).every((input) => input?.dtype === "float32");
       const output = isFloat ? ours(inputs, call.attrs ?? {}) : null;
-      return output ?? stock.kernelFunc(call);
+      if (output !== null) return output;
+      if (stock === undefined)
+        throw new Error(`Cannot compute ${kernelName} of these inputs on backend wasm`);
+      return stock.kernelFunc(call);
     };
-    this.#tf.unregisterKernel(kernelName, "wasm");
-    this.#tf.registerKernel({ ...stock, kernelFunc });
+    if (stock !== undefined) this.#tf.unregisterKernel(kernelName, "wasm");
+    this.#tf.registerKernel({ ...stock, kernelName, backendName: "wasm", kernelFunc });
   }
 
   #product({ a, b }: NamedTensorInfoMap, attrs: NamedAttrMap): TensorInfo | null {
