@@ -5,7 +5,7 @@
  * needs this worker's part.
  *
  * Buffers: partial sums may be overwritten once the reduction is done (every
- * owner has then used them); a result may be overwritten when the next
+ * receiver has then used them); a result may be overwritten when the next
  * reduction is done (every peer has then received it).
  *
  * @module
@@ -18,8 +18,9 @@ import type { Peer } from "../shared/protocol.ts";
 import { decodeHeader, encodeHeader } from "../shared/protocol.ts";
 import { pull, push, receiveAll } from "../shared/sockets.ts";
 import type { Add, Partial } from "../shared/tree-sum.ts";
-import type { DataMessage, Outgoing } from "./reduction.ts";
-import { parseDataMessage, Reduction, SEGMENT_FLOATS } from "./reduction.ts";
+import type { Collective, DataMessage, Outgoing } from "./collective.ts";
+import { parseDataMessage, SEGMENT_FLOATS } from "./collective.ts";
+import { createCollective } from "./schedule.ts";
 
 export interface Group {
   readonly generation: number;
@@ -36,7 +37,7 @@ interface Received {
 
 interface Running {
   readonly key: string;
-  readonly reduction: Reduction;
+  readonly reduction: Collective;
   resolve(): void;
 }
 
@@ -113,7 +114,7 @@ export class DataPlane {
       throw new Error("Cannot reduce as the data plane must be idle");
     const { generation, rank, peers, numShards, add } = group;
     const plan = { generation, worldSize: peers.length, rank, numShards, length: result.length, add };
-    const reduction = new Reduction(plan, globalStep, phase, result);
+    const reduction = createCollective(plan, globalStep, phase, result);
     const key = keyOf(generation, globalStep, phase);
     const finished = new Promise<void>((resolve) => {
       this.#running = { key, reduction, resolve };
@@ -165,7 +166,7 @@ export class DataPlane {
     }
   }
 
-  #use(reduction: Reduction, { message, values }: Received): void {
+  #use(reduction: Collective, { message, values }: Received): void {
     try {
       this.#send(reduction.receive(message, values));
     } catch (error) {
