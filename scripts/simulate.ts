@@ -75,7 +75,9 @@ async function main(): Promise<void> {
   const json = { model: modelName, ...parameters, machines, speed, rows };
   writeFileSync(join(argv.out, "scaling.json"), `${JSON.stringify(json, null, 2)}\n`);
   writeFileSync(join(argv.out, "scaling.svg"), plot(scalingPanels(rows)));
-  console.log(`\ndirect / halving-doubling, * what a run takes. Written to ${argv.out}: scaling.json, scaling.svg`);
+  console.log(
+    `\ndirect / halving-doubling, * what a run takes. Written to ${argv.out}: scaling.json, scaling.svg`,
+  );
 }
 
 try {

@@ -35,8 +35,14 @@ export interface Machines {
   readonly messageUs: number;
   /** Bytes of sums per second of a thread. */
   readonly sumGbytes: number;
-  /** How much longer threads take as they share cores; 1 if each has its own. */
-  readonly slowdown: number;
+  /** Workers that take turns on `cores`: those of a host, or more where hosts are emulated. */
+  readonly workersSharingCores: number;
+  readonly cores: number;
+}
+
+/** How much longer threads take as they share cores; 1 if each has its own. */
+export function slowdownOf({ workersSharingCores, cores }: Machines, worldSize: number): number {
+  return Math.max(1, Math.min(worldSize, workersSharingCores) / cores);
 }
 
 export interface AllReduceCase {
@@ -81,7 +87,8 @@ type Event =
 /** @throws {RangeError} If the schedule does not fit the case. */
 export function simulateAllReduce(machines: Machines, allReduceCase: AllReduceCase): AllReduceTimes {
   const { schedule, worldSize, numShards, length, readyMs } = allReduceCase;
-  const { workersPerHost, slowdown } = machines;
+  const { workersPerHost } = machines;
+  const slowdown = slowdownOf(machines, worldSize);
   const messageMs = (machines.messageUs / 1e3) * slowdown;
   const sumMsPerFloat = (4 / (machines.sumGbytes * 1e6)) * slowdown;
   let numSummed = 0;
@@ -126,7 +133,12 @@ export function simulateAllReduce(machines: Machines, allReduceCase: AllReduceCa
     (outgoing.values.byteLength + OVERHEAD_BYTES) * msPerByte;
 
   /** Runs part of a rank's program on its thread and sends what it returns. */
-  const work = (index: number, atMs: number, program: () => readonly Outgoing[], numReceived: number): void => {
+  const work = (
+    index: number,
+    atMs: number,
+    program: () => readonly Outgoing[],
+    numReceived: number,
+  ): void => {
     const rank = ranks[index];
     numSummed = 0;
     const outgoing = program();

@@ -15,6 +15,7 @@ import { calibrate } from "./calibrate.ts";
 import { whyNoNamespaces } from "./emulated-network.ts";
 import type { RunTimes } from "./real-run.ts";
 import { runLocally, runOverNetwork } from "./real-run.ts";
+import { median } from "./run-metrics.ts";
 import type { StepTimes, WorkerSpeed } from "./step.ts";
 import { StepSimulator } from "./step.ts";
 import { formatTable } from "./table.ts";
@@ -35,6 +36,8 @@ const PAYLOAD_SHARE = 1448 / 1514;
 interface Comparison {
   readonly name: string;
   readonly predicted: StepTimes;
+  /** Median over steps, where every worker computes as long as it did in that step of the real run. */
+  readonly tracedStepMs: number;
   readonly measured: RunTimes;
 }
 
@@ -65,16 +68,28 @@ export async function check({ model, numSteps, out }: CheckOptions): Promise<voi
 
   const comparisons: Comparison[] = [];
   const compare = (name: string, workers: number, machines: Machines, measured: RunTimes): void => {
-    const predicted = new StepSimulator(machines, speed).step({
+    const simulator = new StepSimulator(machines, speed);
+    const stepCase = {
       ...{ model, discriminatorSteps: 1, worldSize: workers, numShards: workers },
       ...{ globalBatchSize: workers * LOCAL_BATCH_SIZE, schedule: chooseSchedule(workers, workers) },
+    };
+    const traced = measured.steps.map(
+      (step) =>
+        simulator.step(
+          stepCase,
+          step.workers.map((worker) => worker.computeMs),
+        ).stepMs,
+    );
+    comparisons.push({
+      ...{ name, measured, predicted: simulator.step(stepCase) },
+      tracedStepMs: median(traced),
     });
-    comparisons.push({ name, predicted, measured });
     console.error(`Compared ${name}`);
   };
   const machinesFor = (workers: number, workersPerHost: number): Machines => ({
     ...{ ...calibration, linkGbit: 1, latencyUs: 0, workersPerHost },
-    slowdown: Math.max(1, workers / cores),
+    workersSharingCores: workers,
+    cores,
   });
   for (const workers of LOCAL_WORKERS) {
     const measured = await runLocally({ ...run, name: `check-local-${workers}`, workers });
@@ -91,20 +106,27 @@ export async function check({ model, numSteps, out }: CheckOptions): Promise<voi
       compare(name, workers, { ...machinesFor(workers, 1), ...link }, measured);
     }
   }
-  console.log(`\n${LOCAL_BATCH_SIZE} images per worker, ${cores} cores; medians of ${numSteps} steps\n`);
+  console.log(
+    `\nPredicted / measured, medians of ${numSteps} steps; ${LOCAL_BATCH_SIZE} images per worker, ${cores} cores`,
+  );
+  console.log(`Traced: every worker computes as long as it did in each real step\n`);
   console.log(comparisonTable(comparisons));
   const json = { calibration, speed, cores, comparisons };
   writeFileSync(join(out, "check.json"), `${JSON.stringify(json, null, 2)}\n`);
 }
 
 function comparisonTable(comparisons: readonly Comparison[]): string {
-  const rows = comparisons.map(({ name, predicted, measured }) => [
+  const rows = comparisons.map(({ name, predicted, tracedStepMs, measured }) => [
     name,
     ...compared(predicted.computeMs, measured.computeMs),
     ...compared(predicted.leastAllReduceMs, measured.leastAllReduceMs),
     ...compared(predicted.stepMs, measured.stepMs),
+    ...compared(tracedStepMs, measured.stepMs),
   ]);
-  const header = ["compute ms", "all-reduce ms", "step ms"].flatMap((what) => [what, "ratio"]);
+  const header = ["compute ms", "all-reduce ms", "step ms", "step ms, traced"].flatMap((what) => [
+    what,
+    "ratio",
+  ]);
   return formatTable([["workers", ...header], ...rows]);
 }
 

@@ -16,6 +16,8 @@ import { fileURLToPath } from "node:url";
 const WIRE = "10.98.0.";
 const DATA = "10.98.1.";
 const COORDINATOR = 254;
+/** Room of a link's queue: enough for a whole gradient, as a lost packet would cost TCP 200 ms. */
+const QUEUE_MS = 4000;
 
 const ip = (...args: readonly string[]): string => execFileSync("ip", args, { stdio: "pipe" }).toString();
 
@@ -71,7 +73,7 @@ export class EmulatedNetwork {
       ip("-n", hub, "link", "set", port, "master", "bridge", "up");
       for (const other of this.#hosts.keys())
         ip("-n", host, "address", "add", `${DATA}${other + 1}/32`, "dev", "lo");
-      const limit = ["rate", `${linkMbit}mbit`, "burst", "128kb", "latency", "400ms"];
+      const limit = ["rate", `${linkMbit}mbit`, "burst", "128kb", "latency", `${QUEUE_MS}ms`];
       for (const [namespace, device] of [
         [host, "wire"],
         [hub, port],

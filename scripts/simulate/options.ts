@@ -4,7 +4,7 @@
  * @module
  */
 import { readFileSync } from "node:fs";
-import { dirname, join } from "node:path";
+import { join } from "node:path";
 import type { Options } from "yargs";
 import { UsageError } from "../../shared/errors.ts";
 import { MODEL_NAMES } from "../../shared/nn/models.ts";
@@ -19,6 +19,19 @@ const OUTPUT = "Output:";
 
 const number = (group: string, value: number, describe: string) =>
   ({ group, type: "number", default: value, requiresArg: true, describe }) as const;
+
+/** A flag without a default for yargs, which would take it for given and refuse --run. */
+const speed = (value: number, describe: string) =>
+  ({
+    group: MACHINES,
+    type: "number",
+    requiresArg: true,
+    describe,
+    defaultDescription: String(value),
+  }) as const;
+
+/** One core of a machine like that of the README's table, wasm engine, reference model. */
+const DEFAULT_SPEED: WorkerSpeed = { computeMs: 0.9, fixedMs: 4, applyMs: 4.5 };
 
 export const SIMULATE_OPTIONS = {
   workers: {
@@ -38,9 +51,9 @@ export const SIMULATE_OPTIONS = {
     default: "both",
     describe: "Schedule of the all-reduce; auto is what a run takes, marked with * in the table",
   },
-  "compute-ms": number(MACHINES, 0.9, "Gradients of a step per image, D and G [ms]"),
-  "fixed-ms": number(MACHINES, 4, "Gradients of a step, whatever the batch [ms]"),
-  "apply-ms": number(MACHINES, 4.5, "Optimizer of a step [ms]"),
+  "compute-ms": speed(DEFAULT_SPEED.computeMs, "Gradients of a step per image, D and G [ms]"),
+  "fixed-ms": speed(DEFAULT_SPEED.fixedMs, "Gradients of a step, whatever the batch [ms]"),
+  "apply-ms": speed(DEFAULT_SPEED.applyMs, "Optimizer of a step [ms]"),
   run: {
     group: MACHINES,
     type: "string",
@@ -91,15 +104,15 @@ export function parseMachines(argv: {
   readonly localGbit: number;
   readonly localLatencyUs: number;
 }): Machines {
-  const { linkGbit, latencyUs, messageUs, sumGbyte, workersPerHost, cores, localGbit, localLatencyUs } =
-    argv;
+  const { linkGbit, latencyUs, messageUs, sumGbyte, workersPerHost, cores, localGbit, localLatencyUs } = argv;
   return {
     linkGbit: positive("link-gbit", linkGbit),
     latencyUs: notNegative("latency-us", latencyUs),
     messageUs: notNegative("message-us", messageUs),
     sumGbytes: positive("sum-gbyte", sumGbyte),
     workersPerHost: positiveInteger("workers-per-host", workersPerHost),
-    slowdown: Math.max(1, workersPerHost / positiveInteger("cores", cores)),
+    workersSharingCores: workersPerHost,
+    cores: positiveInteger("cores", cores),
     localGbit: positive("local-gbit", localGbit),
     localLatencyUs: notNegative("local-latency-us", localLatencyUs),
   };
@@ -108,19 +121,19 @@ export function parseMachines(argv: {
 /** @throws {UsageError} If a number cannot be used, or the run has no steps. */
 export function parseSpeed(argv: {
   readonly run?: string | undefined;
-  readonly computeMs: number;
-  readonly fixedMs: number;
-  readonly applyMs: number;
+  readonly computeMs?: number | undefined;
+  readonly fixedMs?: number | undefined;
+  readonly applyMs?: number | undefined;
 }): WorkerSpeed {
   if (argv.run === undefined) {
     return {
-      computeMs: notNegative("compute-ms", argv.computeMs),
-      fixedMs: notNegative("fixed-ms", argv.fixedMs),
-      applyMs: notNegative("apply-ms", argv.applyMs),
+      computeMs: notNegative("compute-ms", argv.computeMs ?? DEFAULT_SPEED.computeMs),
+      fixedMs: notNegative("fixed-ms", argv.fixedMs ?? DEFAULT_SPEED.fixedMs),
+      applyMs: notNegative("apply-ms", argv.applyMs ?? DEFAULT_SPEED.applyMs),
     };
   }
   const steps = readSteps(argv.run);
-  const config = JSON.parse(readFileSync(join(dirname(join(argv.run, "x")), "config.json"), "utf8")) as {
+  const config = JSON.parse(readFileSync(join(argv.run, "config.json"), "utf8")) as {
     readonly globalBatchSize: number;
   };
   const numWorkers = steps[0].workers.length;

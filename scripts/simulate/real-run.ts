@@ -33,6 +33,8 @@ export interface RunTimes {
   readonly applyMs: number;
   /** Of the slowest worker. */
   readonly stepMs: number;
+  /** Each step, not its median. */
+  readonly steps: readonly MeasuredStep[];
 }
 
 /** All workers on this host, over loopback. */
@@ -98,6 +100,7 @@ function timesOf(runCase: RunCase): RunTimes {
     stepMs: over(({ workers }) =>
       Math.max(...workers.map((w) => w.computeMs + w.allReduceMs + w.applyMs + w.waitMs)),
     ),
+    steps,
   };
 }
 

@@ -10,7 +10,7 @@ import { coveringNodes, rankSamples, rankShards } from "../../shared/sharding.ts
 import type { ScheduleName } from "../../worker/schedule.ts";
 import { vectorLength } from "../../worker/train-step.ts";
 import type { AllReduceTimes, Machines } from "./all-reduce.ts";
-import { simulateAllReduce } from "./all-reduce.ts";
+import { simulateAllReduce, slowdownOf } from "./all-reduce.ts";
 
 /** What one worker on an own core takes. */
 export interface WorkerSpeed {
@@ -56,19 +56,17 @@ export class StepSimulator {
     this.#speed = speed;
   }
 
-  /** The network is idle when a phase begins: computing takes longer than the last messages. */
-  step(stepCase: StepCase): StepTimes {
-    const { model, discriminatorSteps, worldSize, numShards, globalBatchSize } = stepCase;
-    const { slowdown } = this.#machines;
+  /**
+   * The network is idle when a phase begins: computing takes longer than the last messages.
+   *
+   * @param computeMs What each rank takes for its gradients, over all phases.
+   */
+  step(stepCase: StepCase, computeMs = this.computeMs(stepCase)): StepTimes {
+    const { model, discriminatorSteps, worldSize } = stepCase;
+    const slowdown = slowdownOf(this.#machines, worldSize);
     const phases = phasesOfStep(discriminatorSteps);
     const lengths = phases.map((phase) => vectorLength(model, phase.network));
     const totalLength = lengths.reduce((sum, length) => sum + length, 0);
-    const computeMs = Array.from({ length: worldSize }, (_, rank) => {
-      const { start, end } = rankSamples(globalBatchSize, numShards, worldSize, rank);
-      // An engine is called once per tree node.
-      const numCalls = coveringNodes(rankShards(numShards, worldSize, rank), numShards).length;
-      return (numCalls * this.#speed.fixedMs + (end - start) * this.#speed.computeMs) * slowdown;
-    });
     let nowMs = computeMs.map(() => 0);
     const waitedMs = computeMs.map(() => 0);
     let numMessages = 0;
@@ -90,6 +88,17 @@ export class StepSimulator {
       numMessages,
       valueBytes,
     };
+  }
+
+  /** What each rank takes for its gradients, over all phases. */
+  computeMs({ worldSize, numShards, globalBatchSize }: StepCase): readonly number[] {
+    const slowdown = slowdownOf(this.#machines, worldSize);
+    return Array.from({ length: worldSize }, (_, rank) => {
+      const { start, end } = rankSamples(globalBatchSize, numShards, worldSize, rank);
+      // An engine is called once per tree node.
+      const numCalls = coveringNodes(rankShards(numShards, worldSize, rank), numShards).length;
+      return (numCalls * this.#speed.fixedMs + (end - start) * this.#speed.computeMs) * slowdown;
+    });
   }
 
   #allReduce(
