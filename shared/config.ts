@@ -66,6 +66,8 @@ const RunConfigSchema = z
     sampleEvery: count().nullable().default(null),
     /** Silence after which a worker or the coordinator counts as gone, in milliseconds. */
     failureTimeoutMs: z.int().min(2000).max(3_600_000).default(5000),
+    /** Whether workers of one host exchange gradients through shared memory instead of tcp. */
+    sharedMemory: z.boolean().default(true),
     /** Steps whose batches are sent ahead of use. */
     prefetchSteps: count(1024).default(8),
   })

@@ -49,3 +49,7 @@ export function parsePeerMessage(header: unknown): DataMessage | AttachedMessage
     `Cannot parse data message as '${issue.path.join(".")}' is wrong: ${issue.message}`,
   );
 }
+
+export function describeDataMessage(m: DataMessage): string {
+  return `"${m.type}" of step ${m.globalStep}, phase ${m.phase}, shards ${m.firstShard}..${m.endShard}, values ${m.start}..${m.end} from rank ${m.from}`;
+}

@@ -6,7 +6,7 @@
  * ahead, since the phase after that needs this worker's part.
  *
  * Buffers: partial sums may be overwritten once the reduction is done (every
- * owner has then used them); a result may be overwritten when the next
+ * receiver has then used them); a result may be overwritten when the next
  * reduction is done (every peer has then received it). The shared file keeps
  * the same rule with two halves, used by turns.
  *
@@ -22,8 +22,9 @@ import { pull, push, receiveAll } from "../shared/sockets.ts";
 import type { Add, Partial } from "../shared/tree-sum.ts";
 import type { AttachedMessage, DataMessage } from "./data-messages.ts";
 import { parsePeerMessage } from "./data-messages.ts";
-import type { CopyTo, Outgoing } from "./reduction.ts";
-import { Reduction, SEGMENT_FLOATS, SegmentPool } from "./reduction.ts";
+import type { Collective, CopyTo, Outgoing } from "./collective.ts";
+import { SEGMENT_FLOATS, SegmentPool } from "./collective.ts";
+import { createCollective } from "./schedule.ts";
 import { PeerFile, SharedFile } from "./shared-file.ts";
 
 export interface Group {
@@ -32,6 +33,8 @@ export interface Group {
   readonly peers: readonly Peer[];
   readonly numShards: number;
   readonly add: Add;
+  /** Whether to use shared memory where it can be used. */
+  readonly shared: boolean;
   /** {@linkcode SegmentPool.buffersFor} buffers of SEGMENT_FLOATS values, for sums. */
   readonly buffers: readonly Float32Array[];
 }
@@ -50,7 +53,7 @@ interface PeerLink {
 
 interface Running {
   readonly key: string;
-  readonly reduction: Reduction;
+  readonly reduction: Collective;
   resolve(): void;
 }
 
@@ -96,17 +99,15 @@ export class DataPlane {
    * @param host Interface to listen on.
    * @param onError Told when the plane cannot work any more.
    * @param onRefused Told of messages that were dropped, with the reason.
-   * @param shared Whether to offer shared memory to peers on this host.
    */
   static async bind(
     host: string,
     onError: (error: Error) => void,
     onRefused: (reason: string) => void,
-    shared = true,
   ): Promise<DataPlane> {
     const socket = pull({ maxFrameBytes: MAX_FRAME_BYTES });
     await socket.bind(`tcp://${host}:*`);
-    const plane = new DataPlane(socket, shared ? SharedFile.create() : null, onError, onRefused);
+    const plane = new DataPlane(socket, SharedFile.create(), onError, onRefused);
     receiveAll(socket, (frames) => plane.#receive(frames)).catch(onError);
     return plane;
   }
@@ -123,7 +124,7 @@ export class DataPlane {
   }
 
   connect(group: Group): void {
-    const { generation, rank: from } = group;
+    const { generation, rank: from, shared } = group;
     this.#group = group;
     this.#pool = new SegmentPool(group.buffers);
     for (const { rank, data } of group.peers) {
@@ -133,8 +134,7 @@ export class DataPlane {
       const outbox = new Outbox(socket, (error) => {
         if (!socket.closed) this.#onError(new Error(`Cannot send to rank ${rank}`, { cause: error }));
       });
-      const file =
-        this.#sharedFile === null || data.sharedFile === null ? null : PeerFile.open(data.sharedFile);
+      const file = shared && data.sharedFile !== null ? PeerFile.open(data.sharedFile) : null;
       this.#links.set(rank, { socket, outbox, file });
       if (file !== null) {
         outbox.push([encodeHeader({ type: "attached", generation, from } satisfies AttachedMessage)]);
@@ -163,7 +163,7 @@ export class DataPlane {
     if (peers.length === 1) return partials[0].values;
     const worldSize = peers.length;
     const plan = { generation, worldSize, rank, numShards, length: result.length, add, pool: this.#pool };
-    const reduction = new Reduction(plan, globalStep, phase, result);
+    const reduction = createCollective(plan, globalStep, phase, result);
     const key = keyOf(generation, globalStep, phase);
     const finished = new Promise<void>((resolve) => {
       this.#running = { key, reduction, resolve };
@@ -239,7 +239,7 @@ export class DataPlane {
     return (target) => file.read(at, target);
   }
 
-  #use(reduction: Reduction, { message, copyTo }: Received): void {
+  #use(reduction: Collective, { message, copyTo }: Received): void {
     let outgoing: readonly Outgoing[];
     try {
       outgoing = reduction.receive(message, copyTo);
@@ -258,7 +258,7 @@ export class DataPlane {
     // What several peers get is written once.
     const written = new Map<Float32Array, number | null>();
     for (const { to, message, values } of outgoing) {
-      const shared = this.#attached.get(to) === message.generation;
+      const shared = this.#group?.shared === true && this.#attached.get(to) === message.generation;
       if (shared && !written.has(values)) written.set(values, this.#share(values));
       const at = shared ? (written.get(values) ?? null) : null;
       const header = encodeHeader({ ...message, at });

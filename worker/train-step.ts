@@ -17,7 +17,7 @@ import { coveringNodes, rankSamples, rankShards, shardSamples } from "../shared/
 import type { Partial } from "../shared/tree-sum.ts";
 import type { Engine } from "./engine/engine.ts";
 import type { HostMemory } from "./host-memory.ts";
-import { SEGMENT_FLOATS, SegmentPool } from "./reduction.ts";
+import { SEGMENT_FLOATS, SegmentPool } from "./collective.ts";
 import type { Replica } from "./replica.ts";
 
 /** A loss or gradient that is not finite, found before anybody applied it. */

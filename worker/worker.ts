@@ -303,6 +303,7 @@ class Worker {
       peers: start.peers,
       numShards: config.shards,
       add: memory.add,
+      shared: config.sharedMemory,
       buffers: buffers.segments,
     });
     this.#options.log(`Rank ${rank} of ${worldSize}: ${engine.description}, ${dataPlane.description}`);

@@ -38,6 +38,12 @@ export const RUN_OPTIONS = {
     defaultDescription: "5",
     describe: "Silence after which a worker or the coordinator counts as gone [seconds]",
   },
+  "shared-memory": {
+    group: CLUSTER,
+    type: "boolean",
+    defaultDescription: "true",
+    describe: "Gradients between workers of one host through shared memory; --no-shared-memory: by tcp",
+  },
   "prefetch-steps": {
     group: CLUSTER,
     type: "number",

@@ -5,7 +5,7 @@ import { encodeHeader } from "../../shared/protocol.ts";
 import { addInJavaScript, TreeSum } from "../../shared/tree-sum.ts";
 import { BatchQueue } from "../../worker/batch-queue.ts";
 import { DataPlane } from "../../worker/data-plane.ts";
-import { SEGMENT_FLOATS, SegmentPool } from "../../worker/reduction.ts";
+import { SEGMENT_FLOATS, SegmentPool } from "../../worker/collective.ts";
 
 // More than one segment per chunk.
 const LENGTH = 1_700_001;
@@ -35,12 +35,11 @@ for (const [transport, isShared] of [
     for (const worldSize of [2, 3, 4]) {
       const refused: string[] = [];
       const planes = await Promise.all(
-        Array.from({ length: worldSize }, (_, rank) =>
+        Array.from({ length: worldSize }, () =>
           DataPlane.bind(
             "127.0.0.1",
             (error) => t.fail(error.message),
             (reason) => refused.push(reason),
-            isShared(rank),
           ),
         ),
       );
@@ -50,10 +49,18 @@ for (const [transport, isShared] of [
           { length: SegmentPool.buffersFor(SHARDS) },
           () => new Float32Array(SEGMENT_FLOATS),
         );
-        plane.connect({ generation: 7, rank, peers, numShards: SHARDS, add: addInJavaScript, buffers });
+        plane.connect({
+          generation: 7,
+          rank,
+          peers,
+          numShards: SHARDS,
+          add: addInJavaScript,
+          shared: isShared(rank),
+          buffers,
+        });
       }
-      const sharing = peers.filter(({ rank }) => isShared(rank)).length;
-      t.match(planes[0].description, `${Math.max(0, sharing - 1)} peers through shared memory`);
+      const numShared = isShared(0) ? worldSize - 1 : 0;
+      t.match(planes[0].description, `${numShared} peers through shared memory`);
       const stranger = push();
       stranger.connect(planes[0].address.endpoint);
       const stale = {
