@@ -13,6 +13,8 @@ import { OBJECTIVE_NAMES } from "./nn/objectives.ts";
 export const ENGINE_NAMES = ["wasm", "cpu"] as const;
 export type EngineName = (typeof ENGINE_NAMES)[number];
 
+export const GRADIENT_DTYPES = ["fp32", "bf16"] as const;
+
 export const DATASET_CHOICES = ["auto", "mnist", "fashion-mnist", "synthetic"] as const;
 export type DatasetChoice = (typeof DATASET_CHOICES)[number];
 
@@ -41,6 +43,8 @@ const trainingShape = {
   engine: z.enum(ENGINE_NAMES).default("wasm"),
   /** Products of engine wasm round after the multiplication and after the addition; else once (fused, faster). */
   deterministicKernels: z.boolean().default(false),
+  /** bf16: gradients are rounded to bfloat16 in every sum over shards, and take half the bytes between hosts. */
+  gradientDtype: z.enum(GRADIENT_DTYPES).default("fp32"),
 } as const;
 
 export type TrainingConfig = z.infer<z.ZodObject<typeof trainingShape>>;

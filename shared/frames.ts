@@ -11,16 +11,25 @@ if (new Uint8Array(new Uint32Array([1]).buffer)[0] !== 1) {
 }
 
 /**
+ * The frame at a multiple of 4 bytes, copied only where it is at none.
+ *
+ * @throws {ProtocolError} If the frame has another length.
+ */
+export function alignedFrame(frame: Uint8Array, numBytes: number): Uint8Array {
+  if (frame.byteLength !== numBytes) {
+    throw new ProtocolError(`Cannot read frame as it must have ${numBytes} bytes: got ${frame.byteLength}`);
+  }
+  return frame.byteOffset % 4 === 0 ? frame : new Uint8Array(frame);
+}
+
+/**
  * Views a frame as float32, copying only where it is not aligned.
  *
  * @throws {ProtocolError} If the frame has another length.
  */
 export function floatsOf(frame: Uint8Array, length: number): Float32Array {
-  if (frame.byteLength !== length * 4) {
-    throw new ProtocolError(`Cannot read frame as it must have ${length * 4} bytes: got ${frame.byteLength}`);
-  }
-  if (frame.byteOffset % 4 === 0) return new Float32Array(frame.buffer, frame.byteOffset, length);
-  return new Float32Array(frame.slice().buffer, 0, length);
+  const { buffer, byteOffset } = alignedFrame(frame, length * 4);
+  return new Float32Array(buffer, byteOffset, length);
 }
 
 /** Views numbers as bytes without a copy. After a send, the numbers must not change until the receiver has them. */

@@ -22,6 +22,9 @@ export interface CollectivePlan {
   /** Most values per message, {@linkcode SEGMENT_FLOATS} if absent. */
   readonly segmentFloats?: number;
   readonly add: Add;
+  /** The values below this index are rounded to bfloat16 in every sum; 0 for none. */
+  readonly numRounded: number;
+  readonly round: (values: Float32Array) => void;
   readonly pool: SegmentPool;
 }
 
@@ -87,6 +90,11 @@ export interface Collective {
   describeMissing(): string | null;
 }
 
+/** How many values of a range, from its start, lie below numRounded. */
+function roundedIn({ start, end }: Range, numRounded: number): number {
+  return Math.max(0, Math.min(end, numRounded) - start);
+}
+
 /** One all-reduce and its place in the run: what the schedules build on. */
 export class CollectiveContext {
   readonly plan: CollectivePlan;
@@ -111,6 +119,17 @@ export class CollectiveContext {
     return this.plan.segmentFloats ?? SEGMENT_FLOATS;
   }
 
+  /** Adds values of a range as the tree asks for. */
+  addIn({ start, end }: Range): Add {
+    const { add, round, numRounded } = this.plan;
+    const count = roundedIn({ start, end }, numRounded);
+    if (count === 0) return add;
+    return (out, left, right) => {
+      add(out, left, right);
+      round(out.subarray(0, count));
+    };
+  }
+
   header(type: DataMessage["type"], range: Range, node: Range): DataMessage {
     return {
       type,
@@ -121,6 +140,7 @@ export class CollectiveContext {
       firstShard: node.start,
       endShard: node.end,
       at: null,
+      numRounded: roundedIn(range, this.plan.numRounded),
       start: range.start,
       end: range.end,
     };

@@ -23,6 +23,8 @@ const DataMessageSchema = z.strictObject({
   endShard: index,
   /** Where the values are in the sender's shared file, in bytes, or null if they follow in a frame. */
   at: index.nullable(),
+  /** How many of the values, from the first, are bfloat16: in a frame they have two bytes each and come last. */
+  numRounded: index,
   /** Position of the values in the gradient. */
   start: index,
   end: index,

@@ -13,8 +13,9 @@
  * @module
  */
 import type { Pull, Push } from "zeromq";
+import { decodeRounded, encodeRounded } from "../shared/bf16.ts";
 import { describeError, ProtocolError } from "../shared/errors.ts";
-import { bytesOf, floatsOf } from "../shared/frames.ts";
+import { alignedFrame, bytesOf, floatsOf } from "../shared/frames.ts";
 import { Outbox } from "../shared/outbox.ts";
 import type { DataAddress, Peer } from "../shared/protocol.ts";
 import { decodeHeader, encodeHeader } from "../shared/protocol.ts";
@@ -33,6 +34,8 @@ export interface Group {
   readonly peers: readonly Peer[];
   readonly numShards: number;
   readonly add: Add;
+  /** Rounds to bfloat16, in place. */
+  readonly round: (values: Float32Array) => void;
   /** Whether to use shared memory where it can be used. */
   readonly shared: boolean;
   /** {@linkcode SegmentPool.buffersFor} buffers of SEGMENT_FLOATS values, for sums. */
@@ -147,6 +150,7 @@ export class DataPlane {
    *
    * @param partials This rank's partial sums: the covering nodes of its shards.
    * @param result Receives the sum, unless this worker is alone; see the module text for when it may be used again.
+   * @param numRounded The values below this index are rounded to bfloat16 in every sum; 0 for none.
    * @returns Where the sum is.
    */
   async reduce(
@@ -154,15 +158,26 @@ export class DataPlane {
     phase: number,
     partials: readonly Partial[],
     result: Float32Array,
+    numRounded: number,
   ): Promise<Float32Array> {
     const group = this.#group;
     if (group === null || this.#running !== null)
       throw new Error("Cannot reduce as the data plane must be idle");
-    const { generation, rank, peers, numShards, add } = group;
+    const { generation, rank, peers, numShards, add, round } = group;
     // A rank alone has all shards in one node.
     if (peers.length === 1) return partials[0].values;
     const worldSize = peers.length;
-    const plan = { generation, worldSize, rank, numShards, length: result.length, add, pool: this.#pool };
+    const plan = {
+      generation,
+      worldSize,
+      rank,
+      numShards,
+      length: result.length,
+      add,
+      round,
+      numRounded,
+      pool: this.#pool,
+    };
     const reduction = createCollective(plan, globalStep, phase, result);
     const key = keyOf(generation, globalStep, phase);
     const finished = new Promise<void>((resolve) => {
@@ -224,13 +239,19 @@ export class DataPlane {
   }
 
   /** Where the values of a message are: in its frame, or in the sender's shared file. */
-  #sourceOf({ from, at, start, end }: DataMessage, frames: readonly Buffer[]): CopyTo {
+  #sourceOf({ from, at, numRounded, start, end }: DataMessage, frames: readonly Buffer[]): CopyTo {
     if (frames.length !== (at === null ? 1 : 0)) {
       throw new RangeError(`Cannot use data message with ${frames.length} frames of values`);
     }
     if (at === null) {
-      const values = floatsOf(frames[0], end - start);
-      return (target) => target.set(values);
+      if (numRounded > end - start)
+        throw new RangeError(`Cannot use data message with ${numRounded} rounded values`);
+      if (numRounded === 0) {
+        const values = floatsOf(frames[0], end - start);
+        return (target) => target.set(values);
+      }
+      const bytes = alignedFrame(frames[0], (end - start) * 4 - numRounded * 2);
+      return (target) => decodeRounded(bytes, numRounded, target);
     }
     const file = this.#links.get(from)?.file;
     if (file === null || file === undefined) {
@@ -262,7 +283,9 @@ export class DataPlane {
       if (shared && !written.has(values)) written.set(values, this.#share(values));
       const at = shared ? (written.get(values) ?? null) : null;
       const header = encodeHeader({ ...message, at });
-      this.#links.get(to)?.outbox.push(at === null ? [header, bytesOf(values)] : [header]);
+      const { numRounded } = message;
+      const frame = (): Uint8Array => (numRounded > 0 ? encodeRounded(values, numRounded) : bytesOf(values));
+      this.#links.get(to)?.outbox.push(at === null ? [header, frame()] : [header]);
     }
   }
 

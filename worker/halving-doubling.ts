@@ -167,7 +167,8 @@ export class HalvingDoubling implements Collective {
     if (theirs === null || !ready) return [];
     const own = this.#own(index, piece);
     const target = this.#context.result.subarray(piece.start, piece.end);
-    const { add, pool } = this.#context.plan;
+    const { pool } = this.#context.plan;
+    const add = this.#context.addIn(piece);
     const values = pool.take(target.length);
     theirs(values);
     if (this.#levels[index].partnerIsRight) add(target, own, values);

@@ -8,6 +8,7 @@
 import type { AdamConfig, AdamState } from "../shared/adam.ts";
 import { exactPower } from "../shared/adam.ts";
 import type { Add } from "../shared/tree-sum.ts";
+import { roundToBf16 } from "../shared/bf16.ts";
 import { addInJavaScript } from "../shared/tree-sum.ts";
 import type { Kernels, Pointer } from "./kernels/kernels.ts";
 import { loadKernels } from "./kernels/kernels.ts";
@@ -69,6 +70,12 @@ export class HostMemory {
     } else {
       addInJavaScript(out, left, right);
     }
+  };
+
+  /** Rounds to bfloat16, in place. */
+  readonly roundToBf16 = (vector: Float32Array): void => {
+    if (this.holds(vector)) this.kernels.roundToBf16(vector.length, vector.byteOffset);
+    else roundToBf16(vector);
   };
 
   /** The bits of adamStep() in shared/adam.ts. All vectors must lie here. */

@@ -142,7 +142,8 @@ export class Reduction implements Collective {
 
   /** Finishes the tree over a segment's partial sums in `target`. */
   #sumInto(target: Float32Array, segment: Segment): void {
-    const { numShards, add, pool } = this.#context.plan;
+    const { numShards, pool } = this.#context.plan;
+    const add = this.#context.addIn(segment.range);
     const take = (): Float32Array => pool.take(target.length);
     const tree = new TreeSum(numShards, add, take, (values) => pool.give(values), target);
     for (const partial of [...segment.partials.values()].sort((a, b) => a.node.start - b.node.start)) {

@@ -84,7 +84,13 @@ export async function trainLoop(parts: TrainLoopParts, reports: TrainLoopReports
     allReduce: (step, phase, partials, result) =>
       reports.waiting(
         () => dataPlane.describeWaiting() ?? "the all-reduce",
-        dataPlane.reduce(step, phase.index, partials, result),
+        dataPlane.reduce(
+          step,
+          phase.index,
+          partials,
+          result,
+          config.gradientDtype === "bf16" ? model[phase.network].numParameters : 0,
+        ),
       ),
     breathe: () => nextTurn(),
     onPhase: (phase) => reports.onPosition(globalStep, phase.name),

@@ -303,6 +303,7 @@ class Worker {
       peers: start.peers,
       numShards: config.shards,
       add: memory.add,
+      round: memory.roundToBf16,
       shared: config.sharedMemory,
       buffers: buffers.segments,
     });

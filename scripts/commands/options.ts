@@ -10,7 +10,13 @@ import { extname } from "node:path";
 import type { Options } from "yargs";
 import { parse as parseYaml } from "yaml";
 import type { RunConfig } from "../../shared/config.ts";
-import { DATASET_CHOICES, DEFAULT_EPOCHS, ENGINE_NAMES, parseRunConfig } from "../../shared/config.ts";
+import {
+  DATASET_CHOICES,
+  DEFAULT_EPOCHS,
+  ENGINE_NAMES,
+  GRADIENT_DTYPES,
+  parseRunConfig,
+} from "../../shared/config.ts";
 import { describeError, UsageError } from "../../shared/errors.ts";
 import { MODEL_NAMES } from "../../shared/nn/models.ts";
 import { OBJECTIVE_NAMES } from "../../shared/nn/objectives.ts";
@@ -123,6 +129,12 @@ export const RUN_OPTIONS = {
     type: "boolean",
     defaultDescription: "false, where the processor can fuse",
     describe: "Engine wasm without fused multiply-adds: slower, for processors that have none",
+  },
+  "gradient-dtype": {
+    group: TRAINING,
+    choices: GRADIENT_DTYPES,
+    defaultDescription: "fp32",
+    describe: "bf16: gradients rounded to bfloat16 in every sum over shards, half the bytes between hosts",
   },
   dataset: {
     group: DATA,

@@ -103,6 +103,8 @@ export function simulateAllReduce(machines: Machines, allReduceCase: AllReduceCa
       ...{ generation: 0, worldSize, rank, numShards, length },
       ...(segment === undefined ? {} : { segmentFloats: segment }),
       add: (out: Float32Array) => void (numSummed += out.length),
+      round: () => undefined,
+      numRounded: 0,
       pool,
     };
     return {

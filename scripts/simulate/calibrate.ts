@@ -98,5 +98,14 @@ async function times(n: number, measure: () => Promise<number>): Promise<readonl
 
 function headerOf(numFloats: number): DataMessage {
   const place = { generation: 1, globalStep: 1000, phase: 1, from: 1 };
-  return { type: "scatter", ...place, firstShard: 2, endShard: 3, at: null, start: 0, end: numFloats };
+  return {
+    type: "scatter",
+    ...place,
+    firstShard: 2,
+    endShard: 3,
+    at: null,
+    numRounded: 0,
+    start: 0,
+    end: numFloats,
+  };
 }

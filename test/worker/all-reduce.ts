@@ -5,7 +5,8 @@
  * @module
  */
 import { rankShards } from "../../shared/sharding.ts";
-import type { Partial } from "../../shared/tree-sum.ts";
+import { roundToBf16 } from "../../shared/bf16.ts";
+import type { Add, Partial } from "../../shared/tree-sum.ts";
 import { addInJavaScript, TreeSum } from "../../shared/tree-sum.ts";
 import type { Collective, CollectivePlan, CopyTo, Outgoing } from "../../worker/collective.ts";
 import { SEGMENT_FLOATS, SegmentPool } from "../../worker/collective.ts";
@@ -21,6 +22,8 @@ export interface World {
   readonly worldSize: number;
   readonly length: number;
   readonly segmentFloats: number;
+  /** Values below this index are rounded to bfloat16 in every sum. */
+  readonly numRounded: number;
   /** Of the order of delivery. */
   readonly seed: number;
   readonly numPhases: number;
@@ -41,16 +44,28 @@ export function partialsOf({
   rank,
   length,
   phase,
+  numRounded = 0,
 }: {
   readonly numShards: number;
   readonly worldSize: number;
   readonly rank: number;
   readonly length: number;
   readonly phase: number;
+  readonly numRounded?: number;
 }): readonly Partial[] {
-  const sum = new TreeSum(numShards, addInJavaScript, () => new Float32Array(length));
+  const rounded = (values: Float32Array): Float32Array => {
+    roundToBf16(values.subarray(0, numRounded));
+    return values;
+  };
+  const add: Add = (out, left, right) => {
+    addInJavaScript(out, left, right);
+    rounded(out);
+  };
+  const sum = new TreeSum(numShards, add, () => new Float32Array(length));
   const { start, end } = rankShards(numShards, worldSize, rank);
-  for (let s = start; s < end; s++) sum.push({ start: s, end: s + 1 }, shardOf(s, phase, length), true);
+  for (let s = start; s < end; s++) {
+    sum.push({ start: s, end: s + 1 }, rounded(shardOf(s, phase, length)), true);
+  }
   return sum.take();
 }
 
@@ -94,16 +109,18 @@ class Rank {
   }
 
   start(): void {
-    const { schedule, numShards, worldSize, length, segmentFloats } = this.#world;
+    const { schedule, numShards, worldSize, length, segmentFloats, numRounded } = this.#world;
     const plan: CollectivePlan = {
       ...{ generation: 1, worldSize, rank: this.#rank, numShards, length, segmentFloats },
       add: addInJavaScript,
+      round: roundToBf16,
+      numRounded,
       pool: poolFor(numShards),
     };
     const phase = this.copies.length;
     const result = new Float32Array(length).fill(NaN);
     this.#results.push(result);
-    this.#partials = partialsOf({ numShards, worldSize, rank: this.#rank, length, phase });
+    this.#partials = partialsOf({ numShards, worldSize, rank: this.#rank, length, phase, numRounded });
     const collective = createCollective(plan, 5, phase, result, schedule);
     this.#collective = collective;
     this.#send(collective.start(this.#partials));

@@ -2,6 +2,8 @@ import t from "tap";
 import { rankShards } from "../../shared/sharding.ts";
 import { push } from "../../shared/sockets.ts";
 import { encodeHeader } from "../../shared/protocol.ts";
+import { roundToBf16 } from "../../shared/bf16.ts";
+import type { Add } from "../../shared/tree-sum.ts";
 import { addInJavaScript, TreeSum } from "../../shared/tree-sum.ts";
 import { BatchQueue } from "../../worker/batch-queue.ts";
 import { DataPlane } from "../../worker/data-plane.ts";
@@ -13,23 +15,27 @@ const SHARDS = 4;
 const value = (shard: number, step: number, i: number): number =>
   Math.fround(((shard + 1) * (i % 977)) / (step + 3));
 
-function partials(worldSize: number, rank: number, step: number) {
-  const sum = new TreeSum(SHARDS, addInJavaScript, () => new Float32Array(LENGTH));
+function partials(worldSize: number, rank: number, step: number, numRounded: number) {
+  const round = (vector: Float32Array): void => roundToBf16(vector.subarray(0, numRounded));
+  const add: Add = (out, left, right) => {
+    addInJavaScript(out, left, right);
+    round(out);
+  };
+  const sum = new TreeSum(SHARDS, add, () => new Float32Array(LENGTH));
   const { start, end } = rankShards(SHARDS, worldSize, rank);
   for (let s = start; s < end; s++) {
-    sum.push(
-      { start: s, end: s + 1 },
-      Float32Array.from({ length: LENGTH }, (_, i) => value(s, step, i)),
-      true,
-    );
+    const shard = Float32Array.from({ length: LENGTH }, (_, i) => value(s, step, i));
+    round(shard);
+    sum.push({ start: s, end: s + 1 }, shard, true);
   }
   return sum.take();
 }
 
-for (const [transport, isShared] of [
-  ["tcp", () => false],
-  ["shared memory", () => true],
-  ["shared memory for some", (rank: number) => rank !== 1],
+for (const [transport, isShared, numRounded] of [
+  ["tcp", () => false, 0],
+  ["tcp in bfloat16", () => false, LENGTH - 3],
+  ["shared memory", () => true, 0],
+  ["shared memory for some, in bfloat16", (rank: number) => rank !== 1, LENGTH - 3],
 ] as const) {
   t.test(`DataPlane reduces over ${transport}, phase after phase, with strangers knocking`, async (t) => {
     for (const worldSize of [2, 3, 4]) {
@@ -55,6 +61,7 @@ for (const [transport, isShared] of [
           peers,
           numShards: SHARDS,
           add: addInJavaScript,
+          round: roundToBf16,
           shared: isShared(rank),
           buffers,
         });
@@ -73,6 +80,7 @@ for (const [transport, isShared] of [
         endShard: 4,
         start: 0,
         at: null,
+        numRounded: 0,
         end: 1,
       };
       await stranger.send(["noise"]);
@@ -84,10 +92,16 @@ for (const [transport, isShared] of [
           await Promise.all(
             planes.map(async (plane, rank) => {
               await new Promise((resolve) => setTimeout(resolve, rank * 20));
-              await plane.reduce(step, phase, partials(worldSize, rank, step), results[rank][phase]);
+              await plane.reduce(
+                step,
+                phase,
+                partials(worldSize, rank, step, numRounded),
+                results[rank][phase],
+                numRounded,
+              );
             }),
           );
-          const [expected] = partials(1, 0, step);
+          const [expected] = partials(1, 0, step, numRounded);
           for (const result of results) {
             t.ok(
               Buffer.from(result[phase].buffer).equals(Buffer.from(expected.values.buffer)),

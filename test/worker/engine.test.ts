@@ -13,8 +13,11 @@ import { HostMemory } from "../../worker/host-memory.ts";
 import { fusesMultiplyAdd } from "../../worker/kernels/kernels.ts";
 import { initialReplica, replicaLengths, snapshot } from "../../worker/replica.ts";
 import { StepBuffers, trainStep, trainingNoise, vectorLength } from "../../worker/train-step.ts";
+import type { GRADIENT_DTYPES } from "../../shared/config.ts";
 import { parseRunConfig } from "../../shared/config.ts";
 import { phasesOfStep } from "../../shared/phases.ts";
+import { roundToBf16 } from "../../shared/bf16.ts";
+import type { Add } from "../../shared/tree-sum.ts";
 import { addInJavaScript, TreeSum } from "../../shared/tree-sum.ts";
 import * as reference from "../reference/float64-gan.ts";
 import { mulberry32 } from "../reference/mulberry32.ts";
@@ -78,20 +81,30 @@ function inputs(model: Model, numSamples: number, seed: number) {
   return { noise, pixels };
 }
 
-type Load = (options: EngineOptions, lengths: readonly number[]) => Promise<LoadedEngine>;
+type GradientDtype = (typeof GRADIENT_DTYPES)[number];
+type Load = (
+  options: EngineOptions,
+  lengths: readonly number[],
+  gradientDtype?: GradientDtype,
+) => Promise<LoadedEngine>;
+
+const withConfig =
+  (engine: "wasm" | "cpu", deterministicKernels: boolean): Load =>
+  (options, lengths, gradientDtype = "fp32") =>
+    loadEngine({ engine, deterministicKernels, gradientDtype }, options, lengths);
 
 const FUSED = fusesMultiplyAdd();
 
 /** Every engine in every form; the tfjs engine on wasm serves networks that engine wasm has no kernels for. */
 const ENGINES: Readonly<Record<string, Load>> = {
-  "wasm, fused": (...args) => loadEngine({ engine: "wasm", deterministicKernels: !FUSED }, ...args),
-  "wasm, deterministic": (...args) => loadEngine({ engine: "wasm", deterministicKernels: true }, ...args),
-  "wasm through tfjs": async (options, lengths) => {
+  "wasm, fused": withConfig("wasm", !FUSED),
+  "wasm, deterministic": withConfig("wasm", true),
+  "wasm through tfjs": async (options, lengths, gradientDtype) => {
     const memory = await HostMemory.create({ fused: FUSED });
     memory.reserve(lengths);
-    return { engine: await createTfjsEngine("wasm", FUSED, options), memory };
+    return { engine: await createTfjsEngine("wasm", FUSED, gradientDtype === "bf16", options), memory };
   },
-  cpu: (...args) => loadEngine({ engine: "cpu", deterministicKernels: false }, ...args),
+  cpu: withConfig("cpu", false),
 };
 
 interface Rig {
@@ -102,12 +115,17 @@ interface Rig {
   readonly gradient: (batch: Batch | RealBatch) => Float32Array;
 }
 
-async function engineWith(load: Load, model: Model, seed: number): Promise<Rig> {
+async function engineWith(
+  load: Load,
+  model: Model,
+  seed: number,
+  gradientDtype: GradientDtype = "fp32",
+): Promise<Rig> {
   const lengths = (["generator", "discriminator"] as const).flatMap((network) => [
     model[network].numParameters,
     vectorLength(model, network),
   ]);
-  const { engine, memory } = await load({ model, objective, maxSamples: 20 }, lengths);
+  const { engine, memory } = await load({ model, objective, maxSamples: 20 }, lengths, gradientDtype);
   const vectors = (network: NetworkName) => {
     const parameters = memory.allocate(model[network].numParameters);
     const canonical = initialParameters(model[network], seed);
@@ -233,13 +251,15 @@ for (const [name, load] of Object.entries(ENGINES)) {
   });
 
   t.test(`${name}: several shards at once have the bits of a tree sum over shards one by one`, async (t) => {
-    for (const [model, shardSizes] of [
-      [small, [3, 2]],
-      [small, [1, 1, 1]],
-      [small, [2, 3, 2, 3, 2, 1, 4]],
-      [MODELS.mlp({ latentDim: 100, imagePixels: 784 }), [5, 4, 4, 5]],
+    for (const [model, shardSizes, gradientDtype] of [
+      [small, [3, 2], "fp32"],
+      [small, [1, 1, 1], "fp32"],
+      [small, [2, 3, 2, 3, 2, 1, 4], "fp32"],
+      [small, [2, 3, 2, 3, 2, 1, 4], "bf16"],
+      [MODELS.mlp({ latentDim: 100, imagePixels: 784 }), [5, 4, 4, 5], "fp32"],
+      [MODELS.mlp({ latentDim: 100, imagePixels: 784 }), [5, 4, 4, 5], "bf16"],
     ] as const) {
-      const { engine, gradient } = await engineWith(load, model, 6);
+      const { engine, gradient } = await engineWith(load, model, 6, gradientDtype);
       const total = shardSizes.reduce((sum: number, n) => sum + n, 0);
       const { noise, pixels } = inputs(model, total, 5);
       for (const phase of ["discriminator", "generator"] as const) {
@@ -257,13 +277,21 @@ for (const [name, load] of Object.entries(ENGINES)) {
             ? gradient(batch)
             : gradient({ ...batch, pixels: slice(pixels, model.discriminator.numInputs) });
         };
-        const sum = new TreeSum(shardSizes.length, addInJavaScript, () => new Float32Array(length));
+        const { numParameters } = model[phase];
+        const isRounded = (vector: Float32Array): boolean =>
+          new Uint32Array(vector.buffer, 0, numParameters).every((bits) => (bits & 0xffff) === 0);
+        const add: Add = (out, left, right) => {
+          addInJavaScript(out, left, right);
+          if (gradientDtype === "bf16") roundToBf16(out.subarray(0, numParameters));
+        };
+        const sum = new TreeSum(shardSizes.length, add, () => new Float32Array(length));
         let start = 0;
         for (const [shard, n] of shardSizes.entries()) {
           sum.push({ start: shard, end: shard + 1 }, gradientOf([n], start), true);
           start += n;
         }
         const [{ values }] = sum.take();
+        t.equal(isRounded(gradientOf([shardSizes[0]], 0)), gradientDtype === "bf16", "rounding of a leaf");
         t.ok(
           Buffer.from(gradientOf(shardSizes, 0).buffer).equals(Buffer.from(values.buffer)),
           `${phase}, ${shardSizes.join()}`,

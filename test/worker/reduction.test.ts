@@ -1,5 +1,6 @@
 import t from "tap";
 import { ProtocolError } from "../../shared/errors.ts";
+import { roundToBf16 } from "../../shared/bf16.ts";
 import { coveringNodes } from "../../shared/sharding.ts";
 import { addInJavaScript } from "../../shared/tree-sum.ts";
 import { parsePeerMessage } from "../../worker/data-messages.ts";
@@ -18,6 +19,8 @@ t.test("Reduction sends about 2 (W-1)/W vectors per rank", async (t) => {
     numShards: 4,
     length: LENGTH,
     add: addInJavaScript,
+    round: roundToBf16,
+    numRounded: 0,
     pool: poolFor(4),
   };
   const scattered = new Reduction(plan, 0, 0, result).start(
@@ -37,6 +40,8 @@ t.test("Reduction refuses what it did not ask for, and its result does not chang
     length: LENGTH,
     segmentFloats: 2000,
     add: addInJavaScript,
+    round: roundToBf16,
+    numRounded: 0,
     pool: poolFor(4),
   };
   const reduction = new Reduction(plan, 0, 0, result);
@@ -50,6 +55,7 @@ t.test("Reduction refuses what it did not ask for, and its result does not chang
     firstShard: node.start,
     endShard: node.end,
     at: null,
+    numRounded: 0,
     start: 0,
     end: 501,
   };

@@ -10,6 +10,8 @@ import { allReduce, partialsOf, poolFor, sameBits } from "./all-reduce.ts";
 const planOf = (worldSize: number, rank: number, length: number, segmentFloats: number): CollectivePlan => ({
   ...{ generation: 1, worldSize, rank, numShards: 4, length, segmentFloats },
   add: addInJavaScript,
+  round: () => undefined,
+  numRounded: 0,
   pool: poolFor(4),
 });
 
@@ -18,32 +20,43 @@ t.test(
   async (t) => {
     const numPhases = 3;
     const length = 203;
-    let numHalved = 0;
-    for (const numShards of [1, 2, 4, 7, 8, 16, 24, 32]) {
-      const expected = Array.from({ length: numPhases }, (_, phase) =>
-        partialsOf({ numShards, worldSize: 1, rank: 0, length, phase }),
-      );
-      for (let worldSize = 1; worldSize <= Math.min(16, numShards); worldSize++) {
-        for (const schedule of SCHEDULE_NAMES) {
-          if (schedule === "halving-doubling" && !canHalveAndDouble(worldSize, numShards)) continue;
-          numHalved += schedule === "halving-doubling" ? 1 : 0;
-          for (const [seed, segmentFloats] of [1000, 37, 6].entries()) {
-            const world = { schedule, numShards, worldSize, length, segmentFloats, seed, numPhases };
-            const wrong = allReduce(world).filter((results) =>
-              results.some((result, phase) => !sameBits(result, expected[phase][0].values)),
-            );
-            if (wrong.length > 0) t.fail(`${JSON.stringify(world)}: ${wrong.length} ranks differ`);
+    for (const numRounded of [0, 200]) {
+      let numHalved = 0;
+      for (const numShards of [1, 2, 4, 7, 8, 16, 24, 32]) {
+        const expected = Array.from({ length: numPhases }, (_, phase) =>
+          partialsOf({ numShards, worldSize: 1, rank: 0, length, phase, numRounded }),
+        );
+        for (let worldSize = 1; worldSize <= Math.min(16, numShards); worldSize++) {
+          for (const schedule of SCHEDULE_NAMES) {
+            if (schedule === "halving-doubling" && !canHalveAndDouble(worldSize, numShards)) continue;
+            numHalved += schedule === "halving-doubling" ? 1 : 0;
+            for (const [seed, segmentFloats] of [1000, 37, 6].entries()) {
+              const sizes = { numShards, worldSize, length, segmentFloats, seed, numPhases };
+              const world = { ...sizes, schedule, numRounded };
+              const wrong = allReduce(world).filter((results) =>
+                results.some((result, phase) => !sameBits(result, expected[phase][0].values)),
+              );
+              if (wrong.length > 0) t.fail(`${JSON.stringify(world)}: ${wrong.length} ranks differ`);
+            }
           }
         }
       }
+      t.equal(numHalved, 1 + 2 + 3 + 4 + 4);
     }
-    t.equal(numHalved, 1 + 2 + 3 + 4 + 4);
   },
 );
 
 t.test("HalvingDoubling reduces vectors that are shorter than the world is large", async (t) => {
   for (let length = 1; length < 20; length++) {
-    const world = { numShards: 16, worldSize: 16, length, segmentFloats: 2, seed: length, numPhases: 2 };
+    const world = {
+      numShards: 16,
+      worldSize: 16,
+      length,
+      segmentFloats: 2,
+      seed: length,
+      numPhases: 2,
+      numRounded: 0,
+    };
     const [expected] = partialsOf({ numShards: 16, worldSize: 1, rank: 0, length, phase: 0 });
     for (const [first] of allReduce({ ...world, schedule: "halving-doubling" })) {
       t.ok(sameBits(first, expected.values));
@@ -109,7 +122,7 @@ t.test("HalvingDoubling refuses what it did not ask for, and its result does not
   const header = { generation: 1, globalStep: 0, phase: 0 };
   const fromNeighbour = {
     ...{ ...header, type: "scatter" as const, from: 0 },
-    ...{ firstShard: 0, endShard: 1, at: null, start: 4, end: 8 },
+    ...{ firstShard: 0, endShard: 1, at: null, numRounded: 0, start: 4, end: 8 },
   };
   const fromPair = { ...fromNeighbour, from: 3, firstShard: 2, endShard: 4, end: 6 };
   const complete = { ...fromNeighbour, type: "gather" as const, endShard: 4, start: 0, end: 4 };

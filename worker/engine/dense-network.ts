@@ -45,7 +45,11 @@ export interface BackwardPass {
   /** Gradient by the output, (B, outputs); overwritten. */
   readonly outputGradient: Pointer;
   /** Receives the gradient by the parameters, summed over the leaves in the canonical tree; null if not wanted. */
-  readonly parameterGradient: { readonly pointer: Pointer; readonly leaves: Leaves } | null;
+  readonly parameterGradient: {
+    readonly pointer: Pointer;
+    readonly leaves: Leaves;
+    readonly mode: "tree" | "treeBf16";
+  } | null;
   /** Whether the gradient by the input is wanted. */
   readonly inputGradient: boolean;
 }
@@ -107,14 +111,14 @@ export class DenseNetwork {
       const { numInputs, numOutputs } = stage;
       this.#activationBackward(stage, numRows, dy, this.#activations[i].byteOffset);
       if (parameterGradient !== null) {
-        const { pointer, leaves } = parameterGradient;
+        const { pointer, leaves, mode } = parameterGradient;
         const sum = {
           transA: true,
           N: numOutputs,
           K: numRows,
           b: dy,
           scratch,
-          mode: "tree",
+          mode,
           leaves,
         } as const;
         const x = i === 0 ? pass.input : this.#activations[i - 1].byteOffset;

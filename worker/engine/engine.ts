@@ -43,7 +43,8 @@ export interface Engine {
   setParameters(network: NetworkName, flat: Float32Array): void;
   /**
    * Gradient of the discriminator's loss, and its metrics behind it, summed over the shards in the
-   * canonical tree: the bits of a TreeSum over the shards one by one.
+   * canonical tree: the bits of a TreeSum over the shards one by one. With gradients in bf16, of a TreeSum
+   * that rounds them (not the metrics) in every node.
    *
    * @param out Receives numParameters gradients, then PHASE_METRICS.discriminator. For engine wasm it must
    * lie in the host memory.
@@ -68,6 +69,9 @@ export interface EngineOptions {
   readonly maxSamples: number;
 }
 
+/** What of a configuration an engine must know. */
+export type EngineConfig = Pick<TrainingConfig, "engine" | "deterministicKernels" | "gradientDtype">;
+
 export interface LoadedEngine {
   readonly engine: Engine;
   /** Where parameters and gradients of engine wasm must lie; reserved for its own vectors and `lengths`. */
@@ -81,18 +85,19 @@ export interface LoadedEngine {
  * @throws {Error} If the engine's library cannot run here.
  */
 export async function loadEngine(
-  config: Pick<TrainingConfig, "engine" | "deterministicKernels">,
+  config: EngineConfig,
   options: EngineOptions,
   lengths: readonly number[],
 ): Promise<LoadedEngine> {
   const fused = config.engine === "wasm" && !config.deterministicKernels;
   const memory = await HostMemory.create({ fused });
+  const bf16 = config.gradientDtype === "bf16";
   const { softplusForm } = options.objective;
   const own = config.engine === "wasm" && softplusForm !== null ? WasmEngine.lengths(options, memory) : null;
   memory.reserve([...lengths, ...(own ?? [])]);
   if (own !== null && softplusForm !== null) {
-    return { engine: new WasmEngine({ ...options, softplusForm }, memory), memory };
+    return { engine: new WasmEngine({ ...options, softplusForm, bf16 }, memory), memory };
   }
   const { createTfjsEngine } = await import("./tfjs-engine.ts");
-  return { engine: await createTfjsEngine(config.engine, fused, options), memory };
+  return { engine: await createTfjsEngine(config.engine, fused, bf16, options), memory };
 }

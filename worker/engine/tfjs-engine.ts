@@ -10,6 +10,8 @@ import type { EngineName } from "../../shared/config.ts";
 import type { TensorFlow } from "../../shared/nn/layers.ts";
 import type { Network, NetworkName } from "../../shared/nn/network.ts";
 import type { Model } from "../../shared/nn/models.ts";
+import { roundToBf16 } from "../../shared/bf16.ts";
+import type { Add } from "../../shared/tree-sum.ts";
 import { addInJavaScript, TreeSum } from "../../shared/tree-sum.ts";
 import type { Batch, Engine, EngineOptions, RealBatch } from "./engine.ts";
 import { canonicalOrder } from "./parameter-order.ts";
@@ -20,10 +22,14 @@ import { loadWasmBackend } from "./wasm-backend.ts";
 // tfjs is CommonJS: Node gives its exports as names or only as the default, depending on how the names were found.
 const tf: TensorFlow = "default" in tfModule ? tfModule.default : tfModule;
 
-/** @param fused Whether matrix products of backend wasm use fused multiply-adds. */
+/**
+ * @param fused Whether matrix products of backend wasm use fused multiply-adds.
+ * @param bf16 Whether gradients are rounded in every node of the tree.
+ */
 export async function createTfjsEngine(
   name: EngineName,
   fused: boolean,
+  bf16: boolean,
   options: EngineOptions,
 ): Promise<Engine> {
   // Without this the cpu backend prints advice to install tfjs-node.
@@ -31,12 +37,12 @@ export async function createTfjsEngine(
   if (name === "wasm") {
     const access = await loadWasmBackend(tf, fused);
     tf.enableProdMode();
-    return new TfjsEngine(name, options, access);
+    return new TfjsEngine(name, bf16, options, access);
   }
   if (!(await tf.setBackend(name)))
     throw new Error(`Cannot use engine ${name} as tfjs must start its backend`);
   tf.enableProdMode();
-  return new TfjsEngine(name, options, portableAccess);
+  return new TfjsEngine(name, bf16, options, portableAccess);
 }
 
 /** For a backend whose memory we do not know: its tensors' arrays are its own, and may be read and replaced. */
@@ -48,12 +54,14 @@ const portableAccess: TensorAccess = {
 class TfjsEngine implements Engine {
   readonly name: EngineName;
   readonly order = canonicalOrder;
+  readonly #bf16: boolean;
   readonly #options: EngineOptions;
   readonly #access: TensorAccess;
   readonly #parameters: Record<NetworkName, readonly Tensor[]>;
 
-  constructor(name: EngineName, options: EngineOptions, access: TensorAccess) {
+  constructor(name: EngineName, bf16: boolean, options: EngineOptions, access: TensorAccess) {
     this.name = name;
+    this.#bf16 = bf16;
     this.#options = options;
     this.#access = access;
     const zeros = (net: Network): readonly Tensor[] =>
@@ -95,11 +103,15 @@ class TfjsEngine implements Engine {
   ): void {
     const { shardSizes } = batch;
     const { generator, discriminator } = this.#options.model;
+    const round = (vector: Float32Array): void => {
+      if (this.#bf16) roundToBf16(vector.subarray(0, this.#options.model[name].numParameters));
+    };
     const rowwise = [...generator.layers, ...discriminator.layers].every((layer) => layer.rowwise);
     const { sumOverShards } = this.#access;
     if (shardSizes.length === 1) {
       pass(batch, out);
-    } else if (sumOverShards !== undefined && rowwise) {
+      round(out);
+    } else if (sumOverShards !== undefined && rowwise && !this.#bf16) {
       // A row of the discriminator's pass is a real or a fake image, a row of the generator's an image.
       const rowsPerSample = name === "discriminator" ? 2 : 1;
       sumOverShards(
@@ -108,10 +120,15 @@ class TfjsEngine implements Engine {
       );
     } else {
       const allocate = (): Float32Array => new Float32Array(out.length);
-      const sum = new TreeSum(shardSizes.length, addInJavaScript, allocate);
+      const add: Add = (target, left, right) => {
+        addInJavaScript(target, left, right);
+        round(target);
+      };
+      const sum = new TreeSum(shardSizes.length, add, allocate);
       for (const [shard, part] of splitBatch(batch, this.#options.model).entries()) {
         const vector = allocate();
         pass(part, vector);
+        round(vector);
         sum.push({ start: shard, end: shard + 1 }, vector, true);
       }
       out.set(sum.take()[0].values);

@@ -20,6 +20,8 @@ import { numSamplesOf, shardSums } from "./shard-sums.ts";
 
 interface WasmEngineOptions extends EngineOptions {
   readonly softplusForm: SoftplusForm;
+  /** Whether gradients are rounded in every node of the tree. */
+  readonly bf16: boolean;
   /** Most samples of a batch; images are generated in portions of at least 64. */
   readonly maxSamples: number;
 }
@@ -145,7 +147,11 @@ export class WasmEngine implements Engine {
       input,
       numRows,
       outputGradient,
-      parameterGradient: { pointer: this.#memory.pointer(out), leaves: this.#leavesOf(shardSizes, 2) },
+      parameterGradient: {
+        pointer: this.#memory.pointer(out),
+        leaves: this.#leavesOf(shardSizes, 2),
+        mode: this.#mode,
+      },
       inputGradient: false,
     });
     const probabilities = this.#probabilities(logits, numRows);
@@ -181,7 +187,11 @@ export class WasmEngine implements Engine {
       input: this.#noise.byteOffset,
       numRows,
       outputGradient: fakeGradient as Pointer,
-      parameterGradient: { pointer: this.#memory.pointer(out), leaves: this.#leavesOf(shardSizes, 1) },
+      parameterGradient: {
+        pointer: this.#memory.pointer(out),
+        leaves: this.#leavesOf(shardSizes, 1),
+        mode: this.#mode,
+      },
       inputGradient: false,
     });
     out.set(shardSums([losses, probabilities], shardSizes, globalBatchSize), model.generator.numParameters);
@@ -240,6 +250,10 @@ export class WasmEngine implements Engine {
       this.#images.set(fakes.subarray(start, start + n), 2 * start + n);
       start += n;
     }
+  }
+
+  get #mode(): "tree" | "treeBf16" {
+    return this.#options.bf16 ? "treeBf16" : "tree";
   }
 
   #leavesOf(shardSizes: readonly number[], rowsPerSample: number): Leaves {

@@ -18,7 +18,7 @@ import type { ConvSizes, DirectKernels, Ending, Pointer, RawExports } from "./ra
 export type { Pointer } from "./raw-kernels.ts";
 
 /** What a sum does with the values that are there, by the numbers of assembly/gemm.ts. */
-const SUM_MODES = { store: 0, continue: 1, add: 2, tree: 3 } as const;
+const SUM_MODES = { store: 0, continue: 1, add: 2, tree: 3, treeBf16: 4 } as const;
 export type SumMode = keyof typeof SUM_MODES;
 
 /** Leaves of a tree sum: leaf i is start[i]..start[i + 1]. */
@@ -65,13 +65,13 @@ export interface Product extends ProductEnding {
    * store (default): C = product. add: C = C + product, the product summed
    * from 0 first (a tree sum over shards). continue: the sum over k goes on
    * from C, as if K were longer. tree: C = the sums over the leaves of k, added in
-   * the canonical tree.
+   * the canonical tree. treeBf16: the same, every node of the tree rounded to bfloat16.
    */
   readonly mode?: SumMode;
   /** Whether the stored B, and C, are in panels of 16 columns (assembly/gemm.ts). C then has no ending. */
   readonly panelsB?: boolean;
   readonly panelsC?: boolean;
-  /** With mode "tree". */
+  /** With the trees. */
   readonly leaves?: Leaves | undefined;
 }
 
@@ -145,7 +145,7 @@ export interface Kernels extends DirectKernels {
     alpha?: number,
   ): void;
   /** out (N,) = sums over the rows of x (M,N), row 0 first; mode as in Product. */
-  columnSums(M: number, N: number, x: Pointer, out: Pointer, mode?: Exclude<SumMode, "tree">): void;
+  columnSums(M: number, N: number, x: Pointer, out: Pointer, mode?: "store" | "continue" | "add"): void;
   allFinite(n: number, x: Pointer): boolean;
   /** Sixteen hexadecimal digits: hashWords() of hash-words.ts. @param n Number of 32-bit words. */
   hashWords(n: number, x: Pointer): string;

@@ -42,6 +42,8 @@ export interface DirectKernels {
   readonly bf16ToF32: (n: number, x: Pointer, y: Pointer) => void;
   /** out = a + b. @param a, out n floats. @param b n words of bfloat16. */
   readonly addBf16: (n: number, a: Pointer, b: Pointer, out: Pointer) => void;
+  /** x = x rounded to bfloat16, as float32. */
+  readonly roundToBf16: (n: number, x: Pointer) => void;
   /** As f32ToBf16, for IEEE binary16. */
   readonly f32ToF16: (n: number, x: Pointer, y: Pointer) => void;
   readonly f16ToF32: (n: number, x: Pointer, y: Pointer) => void;

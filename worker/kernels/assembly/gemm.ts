@@ -18,6 +18,7 @@
  * Source: Goto & van de Geijn 2008, "Anatomy of high-performance matrix multiplication".
  */
 import { biasActivation } from "./activations";
+import { roundLanesToBf16 } from "./half";
 
 const TILE_ROWS: i32 = 2;
 const TILE_COLUMNS: i32 = 16;
@@ -34,6 +35,8 @@ const MODE_CONTINUE: i32 = 1;
 const MODE_ADD: i32 = 2;
 /** C = the products over the leaves of K (shards), added in the canonical tree of shared/sharding.ts. */
 const MODE_TREE: i32 = 3;
+/** The same, with every node of the tree rounded to bfloat16. */
+const MODE_TREE_BF16: i32 = 4;
 
 /**
  * Layouts besides row-major: a matrix (rows, columns) in panels is cut into panels of 16 columns (the last
@@ -46,7 +49,7 @@ const C_IN_PANELS: i32 = 2;
 const TREE_TILES: i32 = 20;
 const TILE_BYTES: i32 = (TILE_ROWS * TILE_COLUMNS) << 2;
 
-/** MODE_ADD and MODE_TREE cannot carry partial sums through C, so they take K in one block. */
+/** MODE_ADD and the trees cannot carry partial sums through C, so they take K in one block. */
 function blockK(K: i32, mode: i32): i32 {
   return mode >= MODE_ADD ? K : min(K, BLOCK_K);
 }
@@ -72,11 +75,11 @@ function madd(sum: v128, a: v128, b: v128): v128 {
  * @param transB 1 if B is stored as (N,K), else 0 for (K,N).
  * @param C Must not overlap A, B or scratch.
  * @param scratch gemmScratchBytes(M, K, mode) bytes.
- * @param mode MODE_STORE, MODE_CONTINUE, MODE_ADD or MODE_TREE.
+ * @param mode MODE_STORE, MODE_CONTINUE, MODE_ADD, MODE_TREE or MODE_TREE_BF16.
  * @param bias Pointer to (N,) values added to each row of the finished sums, or 0.
  * @param activation, alpha As in biasActivation(), applied last.
  * @param panels B_IN_PANELS (of the stored matrix, (K,N) or (N,K)), C_IN_PANELS, both (3) or neither (0).
- * @param leaves With MODE_TREE: pointer to (numLeaves + 1,) i32, 0 = leaves[0] < leaves[1] < ... = K.
+ * @param leaves With the trees: pointer to (numLeaves + 1,) i32, 0 = leaves[0] < leaves[1] < ... = K.
  */
 export function gemm(
   transA: i32,
@@ -127,12 +130,12 @@ export function gemm(
         let a = block;
         for (let left = rows; left > 0; left -= TILE_ROWS) {
           if (columns === TILE_COLUMNS && left >= TILE_ROWS) {
-            if (mode === MODE_TREE) treeTile(leaves, numLeaves, a, panel, c, strideC, stack);
+            if (mode >= MODE_TREE) treeTile(leaves, numLeaves, a, panel, c, strideC, stack, mode);
             else tile(kc, a, panel, c, strideC, tileMode);
           } else {
             const height = min(left, TILE_ROWS);
-            if (mode === MODE_TREE) {
-              treeTile(leaves, numLeaves, a, panel, edge, TILE_COLUMNS << 2, stack);
+            if (mode >= MODE_TREE) {
+              treeTile(leaves, numLeaves, a, panel, edge, TILE_COLUMNS << 2, stack, mode);
             } else {
               if (tileMode !== MODE_STORE) copyRows(height, columns, c, strideC, edge, TILE_COLUMNS << 2);
               tile(kc, a, panel, edge, TILE_COLUMNS << 2, tileMode);
@@ -225,8 +228,10 @@ function treeTile(
   c: usize,
   stride: usize,
   stack: usize,
+  mode: i32,
 ): void {
   const second = c + stride;
+  const rounds = mode === MODE_TREE_BF16;
   let top = stack;
   let leaf: i32 = 0;
   while (true) {
@@ -260,6 +265,16 @@ function treeTile(
       a += TILE_ROWS << 2;
       b += TILE_COLUMNS << 2;
     }
+    if (rounds) {
+      c00 = roundLanesToBf16(c00);
+      c01 = roundLanesToBf16(c01);
+      c02 = roundLanesToBf16(c02);
+      c03 = roundLanesToBf16(c03);
+      c10 = roundLanesToBf16(c10);
+      c11 = roundLanesToBf16(c11);
+      c12 = roundLanesToBf16(c12);
+      c13 = roundLanesToBf16(c13);
+    }
     const bottom = leaf === numLeaves ? stack : top - ctz(leaf) * TILE_BYTES;
     while (top > bottom) {
       top -= TILE_BYTES;
@@ -271,6 +286,16 @@ function treeTile(
       c11 = f32x4.add(v128.load(top, 80), c11);
       c12 = f32x4.add(v128.load(top, 96), c12);
       c13 = f32x4.add(v128.load(top, 112), c13);
+      if (rounds) {
+        c00 = roundLanesToBf16(c00);
+        c01 = roundLanesToBf16(c01);
+        c02 = roundLanesToBf16(c02);
+        c03 = roundLanesToBf16(c03);
+        c10 = roundLanesToBf16(c10);
+        c11 = roundLanesToBf16(c11);
+        c12 = roundLanesToBf16(c12);
+        c13 = roundLanesToBf16(c13);
+      }
     }
     if (leaf === numLeaves) {
       v128.store(c, c00);

@@ -26,6 +26,20 @@ function toBf16(bits: v128): v128 {
   return v128.bitselect(quiet, rounded, isNaN);
 }
 
+/** Rounded to bfloat16, as float32. */
+export function roundLanesToBf16(bits: v128): v128 {
+  return fromBf16(toBf16(bits));
+}
+
+/** x = x rounded to bfloat16, as float32. */
+export function roundToBf16(n: i32, x: usize): void {
+  for (; n >= 4; n -= 4) {
+    v128.store(x, roundLanesToBf16(v128.load(x)));
+    x += 16;
+  }
+  if (n > 0) storePart(x, roundLanesToBf16(loadPart(x, n)), n);
+}
+
 function fromBf16(word: v128): v128 {
   return i32x4.shl(word, 16);
 }

@@ -22,7 +22,7 @@ export {
 } from "./activations";
 export { adam } from "./adam";
 export { add, addScaled, pixelsToReal, scale } from "./elementwise";
-export { addBf16, addF16, bf16ToF32, f16ToF32, f32ToBf16, f32ToF16 } from "./half";
+export { addBf16, addF16, bf16ToF32, f16ToF32, f32ToBf16, f32ToF16, roundToBf16 } from "./half";
 export { hashWords } from "./hash";
 export { allFinite, columnSums, sumSquares } from "./sums";
 export { transpose } from "./transpose";
