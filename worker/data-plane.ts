@@ -1,6 +1,6 @@
 /**
- * The sockets of the all-reduce: one PULL socket that all peers send to, one
- * PUSH socket to each peer. Messages of a phase that this worker has not begun
+ * The sockets of the all-reduce: one PULL socket that peers send to, one
+ * PUSH socket to each peer that the schedule exchanges with. Messages of a phase that this worker has not begun
  * are kept; peers can be at most one phase ahead, since the phase after that
  * needs this worker's part.
  *
@@ -20,7 +20,7 @@ import { pull, push, receiveAll } from "../shared/sockets.ts";
 import type { Add, Partial } from "../shared/tree-sum.ts";
 import type { Collective, DataMessage, Outgoing } from "./collective.ts";
 import { parseDataMessage, SEGMENT_FLOATS } from "./collective.ts";
-import { createCollective } from "./schedule.ts";
+import { arePartners, createCollective } from "./schedule.ts";
 
 export interface Group {
   readonly generation: number;
@@ -87,7 +87,7 @@ export class DataPlane {
   connect(group: Group): void {
     this.#group = group;
     for (const { rank, dataEndpoint } of group.peers) {
-      if (rank === group.rank) continue;
+      if (!arePartners(group.peers.length, group.numShards, group.rank, rank)) continue;
       const socket = push();
       socket.connect(dataEndpoint);
       const outbox = new Outbox(socket, (error) => {
