@@ -63,10 +63,9 @@ t.test("DataPlane reduces over real sockets by halving and doubling", async (t) 
   const [worldSize, length] = [16, 5000];
   const shared = { numShards: 16, worldSize, length };
   t.equal(chooseSchedule(worldSize, shared.numShards), "halving-doubling");
+  const fail = (reason: Error | string): void => void t.fail(String(reason));
   const planes = await Promise.all(
-    Array.from({ length: worldSize }, () =>
-      DataPlane.bind("127.0.0.1", (error) => t.fail(error.message), t.fail),
-    ),
+    Array.from({ length: worldSize }, () => DataPlane.bind("127.0.0.1", fail, fail)),
   );
   const peers = planes.map((plane, rank) => ({ rank, workerId: `w${rank}`, dataEndpoint: plane.endpoint }));
   for (const [rank, plane] of planes.entries())
