@@ -1,7 +1,7 @@
 /**
  * The transport of the all-reduce: one PULL socket that all peers send to, one
- * PUSH socket to each peer, and for peers on the same host a shared file that
- * holds the values, so that only headers travel through ZeroMQ. Messages of a
+ * PUSH socket to each peer that the schedule exchanges with, and for peers on
+ * the same host a shared file that holds the values, so that only headers travel through ZeroMQ. Messages of a
  * phase that this worker has not begun are kept; peers can be at most one phase
  * ahead, since the phase after that needs this worker's part.
  *
@@ -25,7 +25,7 @@ import type { AttachedMessage, DataMessage } from "./data-messages.ts";
 import { parsePeerMessage } from "./data-messages.ts";
 import type { Collective, CopyTo, Outgoing } from "./collective.ts";
 import { SEGMENT_FLOATS, SegmentPool } from "./collective.ts";
-import { createCollective } from "./schedule.ts";
+import { arePartners, createCollective } from "./schedule.ts";
 import { PeerFile, SharedFile } from "./shared-file.ts";
 
 export interface Group {
@@ -131,7 +131,7 @@ export class DataPlane {
     this.#group = group;
     this.#pool = new SegmentPool(group.buffers);
     for (const { rank, data } of group.peers) {
-      if (rank === from) continue;
+      if (!arePartners(group.peers.length, group.numShards, from, rank)) continue;
       const socket = push();
       socket.connect(data.endpoint);
       const outbox = new Outbox(socket, (error) => {

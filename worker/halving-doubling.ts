@@ -213,7 +213,7 @@ export function canHalveAndDouble(worldSize: number, numShards: number): boolean
   return worldSize >= 2 && worldSize <= numShards && isPowerOfTwo(worldSize) && isPowerOfTwo(numShards);
 }
 
-function isPowerOfTwo(n: number): boolean {
+export function isPowerOfTwo(n: number): boolean {
   return n > 0 && (n & (n - 1)) === 0;
 }
 

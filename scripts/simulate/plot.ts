@@ -21,7 +21,7 @@ export interface Panel {
 
 const WIDTH = 460;
 const HEIGHT = 340;
-const MARGIN = { left: 64, right: 16, top: 36, bottom: 48 } as const;
+const MARGIN = { left: 88, right: 16, top: 36, bottom: 48 } as const;
 
 export function plot(panels: readonly Panel[]): string {
   const width = WIDTH * panels.length;
@@ -62,7 +62,7 @@ function drawPanel({ title, xLabel, yLabel, series }: Panel): string {
       ),
     ),
     text(WIDTH / 2, HEIGHT - 10, xLabel, "middle"),
-    text(14, middle, yLabel, "middle", `transform="rotate(-90 14 ${middle})"`),
+    text(16, middle, yLabel, "middle", `transform="rotate(-90 16 ${middle})"`),
     ...series.map(({ colour, dashed, points: line }) => {
       const path = line.map(([px, py]) => `${x.at(px).toFixed(1)},${y.at(py).toFixed(1)}`).join(" ");
       return `<polyline points="${path}" fill="none" stroke="${colour}" stroke-width="2"${dashed ? ' stroke-dasharray="5 4"' : ""}/>`;

@@ -69,12 +69,12 @@ export function partialsOf({
   return sum.take();
 }
 
+export function buffersFor(numShards: number): readonly Float32Array[] {
+  return Array.from({ length: SegmentPool.buffersFor(numShards) }, () => new Float32Array(SEGMENT_FLOATS));
+}
+
 export function poolFor(numShards: number): SegmentPool {
-  const buffers = Array.from(
-    { length: SegmentPool.buffersFor(numShards) },
-    () => new Float32Array(SEGMENT_FLOATS),
-  );
-  return new SegmentPool(buffers);
+  return new SegmentPool(buffersFor(numShards));
 }
 
 interface InFlight extends Outgoing {

@@ -7,7 +7,7 @@ import type { Add } from "../../shared/tree-sum.ts";
 import { addInJavaScript, TreeSum } from "../../shared/tree-sum.ts";
 import { BatchQueue } from "../../worker/batch-queue.ts";
 import { DataPlane } from "../../worker/data-plane.ts";
-import { SEGMENT_FLOATS, SegmentPool } from "../../worker/collective.ts";
+import { buffersFor } from "./all-reduce.ts";
 
 // More than one segment per chunk.
 const LENGTH = 1_700_001;
@@ -51,10 +51,7 @@ for (const [transport, isShared, numRounded] of [
       );
       const peers = planes.map((plane, rank) => ({ rank, workerId: `w${rank}`, data: plane.address }));
       for (const [rank, plane] of planes.entries()) {
-        const buffers = Array.from(
-          { length: SegmentPool.buffersFor(SHARDS) },
-          () => new Float32Array(SEGMENT_FLOATS),
-        );
+        const buffers = buffersFor(SHARDS);
         plane.connect({
           generation: 7,
           rank,

@@ -1,11 +1,13 @@
 import t from "tap";
+import { roundToBf16 } from "../../shared/bf16.ts";
 import { ProtocolError } from "../../shared/errors.ts";
 import { isTreeNode, rankShards, treeSplit } from "../../shared/sharding.ts";
 import { addInJavaScript } from "../../shared/tree-sum.ts";
 import type { CollectivePlan } from "../../worker/collective.ts";
+import { DataPlane } from "../../worker/data-plane.ts";
 import { canHalveAndDouble, HalvingDoubling } from "../../worker/halving-doubling.ts";
-import { chooseSchedule, createCollective, SCHEDULE_NAMES } from "../../worker/schedule.ts";
-import { allReduce, partialsOf, poolFor, sameBits } from "./all-reduce.ts";
+import { arePartners, chooseSchedule, createCollective, SCHEDULE_NAMES } from "../../worker/schedule.ts";
+import { allReduce, buffersFor, partialsOf, poolFor, sameBits } from "./all-reduce.ts";
 
 const planOf = (worldSize: number, rank: number, length: number, segmentFloats: number): CollectivePlan => ({
   ...{ generation: 1, worldSize, rank, numShards: 4, length, segmentFloats },
@@ -45,6 +47,59 @@ t.test(
     }
   },
 );
+
+t.test("arePartners() is true exactly for ranks that send each other messages", async (t) => {
+  const length = 64;
+  for (const worldSize of [1, 2, 3, 8, 16]) {
+    for (let rank = 0; rank < worldSize; rank++) {
+      const plan = { ...planOf(worldSize, rank, length, length), numShards: 16 };
+      const collective = createCollective(plan, 0, 0, new Float32Array(length));
+      const partners = plan.worldSize === 16 ? [1, 2, 4, 8].map((distance) => rank ^ distance) : null;
+      const all = Array.from({ length: worldSize }, (_, other) => other);
+      t.same(
+        all.filter((other) => arePartners(worldSize, 16, rank, other)),
+        (partners ?? all.filter((other) => other !== rank)).sort((a, b) => a - b),
+      );
+      const sent = collective.start(partialsOf({ numShards: 16, worldSize, rank, length, phase: 0 }));
+      t.ok(sent.every(({ to }) => arePartners(worldSize, 16, rank, to)));
+    }
+  }
+});
+
+t.test("DataPlane reduces over real sockets by halving and doubling", async (t) => {
+  const [worldSize, length] = [16, 5000];
+  const shared = { numShards: 16, worldSize, length };
+  t.equal(chooseSchedule(worldSize, shared.numShards), "halving-doubling");
+  const fail = (reason: Error | string): void => void t.fail(String(reason));
+  const planes = await Promise.all(
+    Array.from({ length: worldSize }, () => DataPlane.bind("127.0.0.1", fail, fail)),
+  );
+  const peers = planes.map((plane, rank) => ({ rank, workerId: `w${rank}`, data: plane.address }));
+  for (const [rank, plane] of planes.entries())
+    plane.connect({
+      ...{
+        generation: 1,
+        rank,
+        peers,
+        numShards: shared.numShards,
+        add: addInJavaScript,
+        round: roundToBf16,
+      },
+      shared: true,
+      buffers: buffersFor(shared.numShards),
+    });
+  for (let phase = 0; phase < 3; phase++) {
+    const results = planes.map(() => new Float32Array(length));
+    await Promise.all(
+      planes.map((plane, rank) =>
+        plane.reduce(0, phase, partialsOf({ ...shared, rank, phase }), results[rank], 0),
+      ),
+    );
+    const [expected] = partialsOf({ ...shared, worldSize: 1, rank: 0, phase });
+    t.ok(results.every((result) => sameBits(result, expected.values)));
+  }
+  for (const plane of planes) plane.close();
+});
 
 t.test("HalvingDoubling reduces vectors that are shorter than the world is large", async (t) => {
   for (let length = 1; length < 20; length++) {
