@@ -9,6 +9,7 @@
 import { copyFileSync, mkdirSync, mkdtempSync, readdirSync, readFileSync } from "node:fs";
 import { basename, join } from "node:path";
 import { z } from "zod";
+import { kernelNames } from "./kernel-names.ts";
 import { productRun } from "./product-run.ts";
 import type { BenchOptions } from "./section.ts";
 
@@ -52,7 +53,7 @@ export async function profileWorker(options: BenchOptions, directory: string): P
   mkdirSync(directory, { recursive: true });
   const kept = join(directory, file);
   copyFileSync(join(written, file), kept);
-  const functions = selfTimes(Profile.parse(JSON.parse(readFileSync(kept, "utf8"))));
+  const functions = selfTimes(Profile.parse(JSON.parse(readFileSync(kept, "utf8"))), kernelNames());
   const totalMs = functions.reduce((sum, { selfMs }) => sum + selfMs, 0);
   const lines = functions
     .slice(0, NUM_FUNCTIONS)
@@ -68,12 +69,16 @@ export async function profileWorker(options: BenchOptions, directory: string): P
   ].join("\n");
 }
 
-/** Time spent in each function itself, largest first. */
-export function selfTimes({ nodes, samples, timeDeltas }: Profile): readonly {
-  readonly name: string;
-  readonly selfMs: number;
-}[] {
-  const names = new Map(nodes.map(({ id, callFrame }) => [id, nameOf(callFrame)]));
+/**
+ * Time spent in each function itself, largest first.
+ *
+ * @param kernels Names of functions of WebAssembly by number; others are internal to them.
+ */
+export function selfTimes(
+  { nodes, samples, timeDeltas }: Profile,
+  kernels: ReadonlyMap<number, string>,
+): readonly { readonly name: string; readonly selfMs: number }[] {
+  const names = new Map(nodes.map(({ id, callFrame }) => [id, nameOf(callFrame, kernels)]));
   const totals = new Map<string, number>();
   for (const [i, id] of samples.entries()) {
     const name = names.get(id) ?? "unknown";
@@ -82,7 +87,12 @@ export function selfTimes({ nodes, samples, timeDeltas }: Profile): readonly {
   return [...totals].map(([name, selfMs]) => ({ name, selfMs })).sort((a, b) => b.selfMs - a.selfMs);
 }
 
-function nameOf({ functionName, url, lineNumber }: Profile["nodes"][number]["callFrame"]): string {
+function nameOf(
+  { functionName, url, lineNumber }: Profile["nodes"][number]["callFrame"],
+  kernels: ReadonlyMap<number, string>,
+): string {
+  const number = /^wasm-function\[(\d+)\]$/.exec(functionName)?.[1];
+  if (number !== undefined) return `${kernels.get(Number(number)) ?? `internal ${number}`}  (kernels)`;
   const name = functionName === "" ? "(anonymous)" : functionName;
   return url === "" ? name : `${name}  ${basename(url)}:${lineNumber + 1}`;
 }
