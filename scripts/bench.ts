@@ -16,7 +16,7 @@ import { gemm } from "./bench/gemm.ts";
 import { describeSurroundings, surroundings } from "./bench/machine.ts";
 import { memory } from "./bench/memory.ts";
 import { BENCH_OPTIONS, measuring } from "./bench/options.ts";
-import { findPeer, NO_PEER } from "./bench/peer.ts";
+import { findPeer, NO_PEER, NO_PEER_CELL } from "./bench/peer.ts";
 import { profileWorker } from "./bench/profile.ts";
 import type { BenchOptions, Section, SectionReport } from "./bench/section.ts";
 import { stepTime } from "./bench/step-time.ts";
@@ -75,7 +75,7 @@ async function bench(flags: Flags): Promise<void> {
   const peer = flags.peer ? await findPeer(flags.python ?? null) : null;
   const about = surroundings(peer?.version ?? null);
   console.log(`${describeSurroundings(about)}\n`);
-  if (flags.peer && peer === null) console.log(`${NO_PEER}\n`);
+  const absence = flags.peer ? NO_PEER : "PyTorch is not measured, as --no-peer asks.";
   const options: Omit<BenchOptions, "progress"> = { ...asked, peer, scratchDir };
   const out = flags.out ?? join("runs", "bench", `${about.date.replaceAll(":", "")}.json`);
   if (flags.profile === true) {
@@ -86,7 +86,7 @@ async function bench(flags: Flags): Promise<void> {
   const sections: Record<string, SectionReport> = {};
   for (const name of names) {
     const progress = (text: string): void => console.error(`(${name}) ${text}`);
-    const report = await SECTIONS[name]({ ...options, progress });
+    const report = noting(absence, await SECTIONS[name]({ ...options, progress }));
     sections[name] = report;
     console.log(`\n${markdownOf(report)}\n`);
     // After each section, so that an interrupted run leaves what it has.
@@ -94,6 +94,12 @@ async function bench(flags: Flags): Promise<void> {
     writeFileSync(out, `${JSON.stringify({ about, measuring: asked, sections }, null, 2)}\n`);
   }
   console.log(`Written to ${out}`);
+}
+
+/** Says why the peer's columns are empty, if they are. */
+function noting(absence: string, report: SectionReport): SectionReport {
+  const empty = report.rows.some(({ cells }) => cells.includes(NO_PEER_CELL));
+  return empty ? { ...report, notes: [...report.notes, absence] } : report;
 }
 
 function wantedSections({ only, all }: Flags): readonly string[] {

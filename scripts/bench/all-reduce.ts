@@ -7,7 +7,7 @@ import type { ChildProcess } from "node:child_process";
 import { fork } from "node:child_process";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
-import { NO_PEER, NO_PEER_CELL } from "./peer.ts";
+import { NO_PEER_CELL } from "./peer.ts";
 import type { ReduceRequest, ReduceResult } from "./reducing-process.ts";
 import type { BenchOptions, Row, Section } from "./section.ts";
 import { ratioOfRounds, summarize } from "./statistics.ts";
@@ -27,7 +27,6 @@ export const allReduce: Section = async (options) => {
     notes: [
       "Each sum begins after a barrier, and is timed on rank 0; the median of a round, then median (min-max) over rounds. Ours sums in the canonical tree, so with the same bits for any number of processes.",
       "The ratio is gloo's time over ours through shared memory, which is what workers on one host use: above 1, Lockstep is faster.",
-      ...(options.peer === null ? [NO_PEER] : []),
     ],
     columns: ["processes", "Lockstep", "Lockstep by tcp", "gloo", "ratio"],
     rows,

@@ -8,7 +8,7 @@ import { fusesMultiplyAdd } from "../../worker/kernels/kernels.ts";
 import type { Multiply } from "./multiplier.ts";
 import { multiplierFor } from "./multiplier.ts";
 import type { ProductSizes } from "./peer.ts";
-import { NO_PEER, NO_PEER_CELL } from "./peer.ts";
+import { NO_PEER_CELL } from "./peer.ts";
 import type { Cell, Section } from "./section.ts";
 import { ratioOfRounds, summarize } from "./statistics.ts";
 import type { TrainingProduct } from "./training-products.ts";
@@ -59,9 +59,9 @@ export const gemm: Section = async ({ rounds, repetitions, peer, progress }) => 
       "M x N x K; y: forward, dx: gradient by the input (B transposed), dw: gradient by the weights (A transposed). One thread; the best of several repetitions, then median (min-max) over rounds.",
       "Ours with weights and their gradients in panels, as the engine has them. The ratio is that of the fused kernels (the default) where the processor fuses.",
       "All: the products of a whole step, FLOP over time, each as often as it occurs.",
-      peak === null
-        ? NO_PEER
-        : `The machine's peak, as PyTorch's best product shows it: ${peak.toFixed(1)} GFLOP/s.`,
+      ...(peak === null
+        ? []
+        : [`The machine's peak, as PyTorch's best product shows it: ${peak.toFixed(1)} GFLOP/s.`]),
     ],
     columns: ["product", "plain", "fused", "PyTorch", "ratio"],
     rows: [...rows, { name: "all", cells: cellsOf(({ all }) => all) }],

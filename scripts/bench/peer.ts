@@ -11,7 +11,7 @@ import { z } from "zod";
 import { describeError, UsageError } from "../../shared/errors.ts";
 import type { BenchOptions } from "./section.ts";
 
-/** Said where the peer's numbers would be. */
+/** Said where there is none. */
 export const NO_PEER =
   "no PyTorch: install it (`pip install torch`, or `apt install python3-torch libopenblas0-pthread`) or name an interpreter that has it with --python";
 

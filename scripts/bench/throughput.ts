@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { NO_PEER, NO_PEER_CELL } from "./peer.ts";
+import { NO_PEER_CELL } from "./peer.ts";
 import { productRun } from "./product-run.ts";
 import type { BenchOptions, Cell, Row, Section } from "./section.ts";
 import { medianStepMs, ratioOfRounds, summarize } from "./statistics.ts";
@@ -27,7 +27,6 @@ export const oneWorker: Section = async (options) => ({
   notes: [
     ...HOW,
     "PyTorch as textbooks write it, and lean: the fake images detached in the discriminator's step.",
-    ...(options.peer === null ? [NO_PEER] : []),
   ],
   columns: ["batch", "Lockstep", "PyTorch textbook", "PyTorch lean", "ratio to textbook", "ratio to lean"],
   rows: await rowsOf(
@@ -43,7 +42,7 @@ export const oneWorker: Section = async (options) => ({
 
 export const twoWorkers: Section = async (options) => ({
   title: "(b) Two workers and PyTorch DistributedDataParallel with two processes over gloo [images/s]",
-  notes: [...HOW, ...(options.peer === null ? [NO_PEER] : [])],
+  notes: HOW,
   columns: ["batch per worker", "Lockstep", "PyTorch DDP", "ratio"],
   rows: await rowsOf(
     options,
