@@ -11,9 +11,9 @@ import { fillUniform, streamKey } from "../../shared/random.ts";
 import type { DataAddress } from "../../shared/protocol.ts";
 import { coveringNodes, rankShards } from "../../shared/sharding.ts";
 import type { Partial } from "../../shared/tree-sum.ts";
+import { SEGMENT_FLOATS, SegmentPool } from "../../worker/collective.ts";
 import { DataPlane } from "../../worker/data-plane.ts";
 import { HostMemory } from "../../worker/host-memory.ts";
-import { SEGMENT_FLOATS, SegmentPool } from "../../worker/reduction.ts";
 import { median } from "./statistics.ts";
 
 export interface ReduceRequest {
@@ -54,7 +54,7 @@ process.once("disconnect", () => process.exit());
 
 async function reduceRepeatedly(request: ReduceRequest): Promise<number> {
   const { rank, processes, floats, repetitions, shared } = request;
-  const plane = await DataPlane.bind("127.0.0.1", fail, fail, shared);
+  const plane = await DataPlane.bind("127.0.0.1", fail, fail);
   process.send?.(plane.address);
   const addresses = await new Promise<readonly DataAddress[]>((resolve) =>
     process.once("message", (all: readonly DataAddress[]) => resolve(all)),
@@ -84,6 +84,7 @@ async function reduceRepeatedly(request: ReduceRequest): Promise<number> {
     peers: addresses.map((data, peer) => ({ rank: peer, workerId: `rank-${peer}`, data })),
     numShards: NUM_SHARDS,
     add: memory.add,
+    shared,
     buffers: Array.from({ length: numSegments }, () => memory.allocate(SEGMENT_FLOATS)),
   });
 
