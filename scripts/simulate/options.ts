@@ -31,7 +31,7 @@ const speed = (value: number, describe: string) =>
   }) as const;
 
 /** One core of a machine like that of the README's table, wasm engine, reference model. */
-const DEFAULT_SPEED: WorkerSpeed = { computeMs: 0.9, fixedMs: 4, applyMs: 4.5 };
+const DEFAULT_SPEED: WorkerSpeed = { computeMs: 0.55, fixedMs: 4, applyMs: 4 };
 
 export const SIMULATE_OPTIONS = {
   workers: {
@@ -64,7 +64,7 @@ export const SIMULATE_OPTIONS = {
   "link-gbit": number(MACHINES, 10, "Bandwidth of a host's interface, each way [Gbit/s]"),
   "latency-us": number(MACHINES, 50, "From host to host, one way [microseconds]"),
   "message-us": number(MACHINES, 18, "Thread's time to send, and to take, a message [microseconds]"),
-  "sum-gbyte": number(MACHINES, 1.4, "Sums that a thread writes per second [GB/s]"),
+  "sum-gbyte": number(MACHINES, 6, "Sums that a thread writes per second [GB/s]"),
   "workers-per-host": number(MACHINES, 1, "Workers that share a host's interface and cores"),
   cores: number(MACHINES, 2, "Cores per host; more workers than cores take turns"),
   "local-gbit": number(MACHINES, 5, "Bandwidth between workers of one host, each way and worker [Gbit/s]"),

@@ -80,7 +80,8 @@ function flagsOf({ name, workers, localBatchSize, numSteps, out }: RunCase): rea
   return [
     ...["--dataset", "synthetic", "--max-steps", String(numSteps), "--workers", String(workers)],
     ...["--local-batch-size", String(localBatchSize), "--shards", String(workers)],
-    ...["--run-dir", runDirOf({ name, out })],
+    // The model is of messages, also between the workers of one host.
+    ...["--run-dir", runDirOf({ name, out }), "--no-shared-memory"],
   ];
 }
 

@@ -106,6 +106,40 @@ t.test("several discriminator steps and uneven shards keep the bits", async (t) 
 });
 
 t.test(
+  "bits do not depend on the number of workers or the transport, for every kind of arithmetic",
+  async (t) => {
+    const dir = t.testdir();
+    const seen = new Set<string>();
+    for (const arithmetic of [[], ["--deterministic-kernels"], ["--gradient-dtype", "bf16"]]) {
+      const outcomes: string[] = [];
+      for (const cluster of [
+        ["--workers", "1"],
+        ["--workers", "3"],
+        ["--workers", "3", "--no-shared-memory"],
+      ]) {
+        const runDir = join(dir, [...arithmetic, ...cluster].join("_"));
+        const result = await run([
+          ...TRAIN,
+          "--max-steps",
+          "10",
+          ...arithmetic,
+          ...cluster,
+          "--run-dir",
+          runDir,
+        ]);
+        t.equal(result.code, 0, result.output);
+        const shared = /with 2 peers through shared memory/.test(result.output);
+        t.equal(shared, cluster.join(" ") === "--workers 3" && existsSync("/dev/shm"), cluster.join(" "));
+        outcomes.push(bits(runDir));
+      }
+      t.equal(new Set(outcomes).size, 1, arithmetic.join(" "));
+      seen.add(outcomes[0]);
+    }
+    t.equal(seen.size, 3, "another arithmetic gives other bits");
+  },
+);
+
+t.test(
   "Ctrl-C finishes the step and writes a checkpoint; --resume reaches the bits of a run that never stopped",
   async (t) => {
     const dir = t.testdir();
