@@ -1,7 +1,6 @@
 /**
  * Streams each rank's part of the batches ahead of use. Credits from the
- * workers keep it at most `prefetchSteps` ahead of the slowest; a step is sent
- * to all ranks or to none, so it is always known how far a run can still go.
+ * workers keep it at most `prefetchSteps` ahead of the slowest. A stream belongs to one generation.
  *
  * @module
  */
@@ -26,14 +25,13 @@ export class BatchStream {
   /** Steps that each rank has used up. */
   readonly #consumed: number[];
   #next: number;
-  #endStep: number;
+  #stopped = false;
   #running = false;
 
   constructor(options: BatchStreamOptions) {
     this.#options = options;
     this.#consumed = Array.from({ length: options.worldSize }, () => options.startStep);
     this.#next = options.startStep;
-    this.#endStep = options.endStep;
   }
 
   /** Begins to stream, or goes on after a credit. */
@@ -49,16 +47,17 @@ export class BatchStream {
     this.pump();
   }
 
-  /** Sends no step that is not begun yet. @returns The step after the last one that every rank has or will get. */
-  stop(): number {
-    this.#endStep = Math.min(this.#endStep, this.#next);
-    return this.#endStep;
+  /** Sends nothing more. */
+  stop(): void {
+    this.#stopped = true;
   }
 
   async #run(): Promise<void> {
-    const { config, worldSize, prefetchSteps, assemble, send } = this.#options;
+    const { config, worldSize, endStep, prefetchSteps, assemble, send } = this.#options;
+    const hasNext = (): boolean =>
+      !this.#stopped && this.#next < Math.min(endStep, Math.min(...this.#consumed) + prefetchSteps);
     try {
-      while (this.#next < Math.min(this.#endStep, Math.min(...this.#consumed) + prefetchSteps)) {
+      while (hasNext()) {
         const globalStep = this.#next;
         this.#next += 1;
         const parts = await Promise.all(
@@ -66,6 +65,7 @@ export class BatchStream {
             assemble(taskOf(config, worldSize, rank, globalStep)),
           ),
         );
+        if (this.#stopped) return;
         for (const [rank, batch] of parts.entries()) send(rank, globalStep, batch);
       }
     } finally {

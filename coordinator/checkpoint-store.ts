@@ -1,12 +1,13 @@
 /**
- * Checkpoints on disk. A checkpoint is written to a temporary folder, synced
- * and renamed, so a folder with a final name is whole unless the disk changed
- * it; every read checks every hash.
+ * Checkpoints on disk. A checkpoint is written to a temporary folder, synced,
+ * read back and renamed, so a folder with a final name is whole unless the disk
+ * changed it; every read checks every hash. Old ones go only after that, and
+ * lose their final name before their files.
  *
  * @module
  */
-import { mkdir, open, readdir, readFile, rename, rm } from "node:fs/promises";
-import { join } from "node:path";
+import { mkdir, open, readdir, readFile, rename, rm, statfs } from "node:fs/promises";
+import { dirname, join } from "node:path";
 import type { Manifest, TrainingState } from "../shared/checkpoint.ts";
 import {
   checkFile,
@@ -45,49 +46,124 @@ export async function listCheckpoints(directory: string): Promise<readonly Store
     .sort((a, b) => b.globalStep - a.globalStep);
 }
 
+export interface SavedCheckpoint {
+  readonly path: string;
+  /** What is left on the file system, or null where it does not say. */
+  readonly freeBytes: number | null;
+  /** Why older checkpoints could not be removed, or null. */
+  readonly warning: string | null;
+}
+
 /**
- * Writes a checkpoint, then removes all but the newest `keep`.
+ * Writes a checkpoint and reads it back, then removes those before it but for the newest `keep`.
  *
  * @param files Contents by name, the manifest last.
- * @returns Its folder.
+ * @throws {Error} If it could not be written whole; the message says what to do. Older ones are as they were.
  */
 export async function saveCheckpoint(
   directory: string,
   globalStep: number,
   files: ReadonlyMap<string, Uint8Array>,
   keep: number,
-): Promise<string> {
-  await mkdir(directory, { recursive: true });
+): Promise<SavedCheckpoint> {
+  const numBytes = [...files.values()].reduce((sum, { byteLength }) => sum + byteLength, 0);
   const final = join(directory, checkpointName(globalStep));
   const temporary = join(directory, `.tmp-${checkpointName(globalStep)}-${process.pid}`);
-  await rm(temporary, { recursive: true, force: true });
-  await mkdir(temporary);
+  const replaced = `${temporary}-replaced`;
   try {
-    for (const [name, bytes] of files) {
-      const file = await open(join(temporary, name), "wx");
-      try {
-        await file.writeFile(bytes);
-        await file.sync();
-      } finally {
-        await file.close();
-      }
-    }
+    await mkdir(directory, { recursive: true });
+    await checkSpace(directory, numBytes);
+    await rm(temporary, { recursive: true, force: true });
+    await mkdir(temporary);
+    for (const [name, bytes] of files) await writeSynced(join(temporary, name), bytes);
     await syncDirectory(temporary);
+    await loadCheckpoint(temporary);
     // A folder of that name can only be one that was found damaged and trained past again.
-    await rm(final, { recursive: true, force: true });
+    await rename(final, replaced).catch(unlessMissing);
     await rename(temporary, final);
     await syncDirectory(directory);
   } catch (error) {
-    await rm(temporary, { recursive: true, force: true }).catch(() => undefined);
-    throw error;
+    for (const path of [temporary, replaced]) {
+      await rm(path, { recursive: true, force: true }).catch(() => undefined);
+    }
+    throw new Error(`Cannot write ${final}${adviceFor(error, numBytes)}`, { cause: error });
   }
-  await prune(directory, keep);
-  return final;
+  let warning: string | null = null;
+  try {
+    await rm(replaced, { recursive: true, force: true });
+    await prune(directory, globalStep, keep);
+  } catch (error) {
+    warning = `Cannot remove old checkpoints in ${directory}: ${describeError(error)}`;
+  }
+  return { path: final, freeBytes: await freeBytes(directory), warning };
 }
 
-async function prune(directory: string, keep: number): Promise<void> {
-  for (const { path } of (await listCheckpoints(directory)).slice(keep)) {
-    await rm(path, { recursive: true, force: true });
+/** Bytes that this process may still write in the folder or the nearest one above it; null if nobody knows. */
+export async function freeBytes(directory: string): Promise<number | null> {
+  try {
+    const { bavail, bsize, blocks } = await statfs(directory);
+    // Some file systems over a network say nothing.
+    return blocks === 0 ? null : bavail * bsize;
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT" || dirname(directory) === directory) return null;
+    return freeBytes(dirname(directory));
+  }
+}
+
+async function checkSpace(directory: string, numBytes: number): Promise<void> {
+  const free = await freeBytes(directory);
+  if (free !== null && free < numBytes) {
+    const text = `a checkpoint takes ${megabytes(numBytes)}: got ${megabytes(free)} free`;
+    throw Object.assign(new Error(text), { code: "ENOSPC" });
+  }
+}
+
+async function writeSynced(path: string, bytes: Uint8Array): Promise<void> {
+  const file = await open(path, "wx");
+  try {
+    await file.writeFile(bytes);
+    await file.sync();
+  } finally {
+    await file.close();
+  }
+}
+
+function unlessMissing(error: unknown): void {
+  if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+}
+
+/** What the user can do, for the end of a message; empty where only the cause tells. */
+function adviceFor(error: unknown, numBytes: number): string {
+  switch (String((error as NodeJS.ErrnoException).code)) {
+    case "ENOSPC":
+    case "EDQUOT":
+      return ` as its file system is full: free ${megabytes(numBytes)} there`;
+    case "EROFS":
+    case "EACCES":
+    case "EPERM":
+      return " as its folder must be writable: check its mount and permissions";
+    case "EIO":
+      return " as the disk fails: see the system's log, or copy the run to another";
+    default:
+      return "";
+  }
+}
+
+export function megabytes(bytes: number): string {
+  return `${(bytes / 1e6).toFixed(1)} MB`;
+}
+
+/**
+ * Those of later steps stay: they were found damaged, and are replaced when training comes to them again.
+ * If they counted, one that was just written could be removed for their sake.
+ */
+async function prune(directory: string, globalStep: number, keep: number): Promise<void> {
+  const upTo = (await listCheckpoints(directory)).filter((stored) => stored.globalStep <= globalStep);
+  for (const stored of upTo.slice(keep)) {
+    const aside = join(directory, `.tmp-${checkpointName(stored.globalStep)}-${process.pid}-removed`);
+    // A worker that saves what its coordinator could not removes old ones too.
+    await rename(stored.path, aside).catch(unlessMissing);
+    await rm(aside, { recursive: true, force: true });
   }
 }
 

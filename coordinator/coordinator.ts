@@ -5,35 +5,65 @@
  *
  * @module
  */
+import { createHash, randomUUID } from "node:crypto";
+import { join, resolve } from "node:path";
 import { Piscina } from "piscina";
 import type { Router } from "zeromq";
 import type { RunConfig } from "../shared/config.ts";
-import { samplesPerStep } from "../shared/config.ts";
+import { samplesPerStep, trainingConfig } from "../shared/config.ts";
 import type { TrainingState } from "../shared/checkpoint.ts";
+import { codeHash } from "../shared/code-hash.ts";
+import type { Door } from "../shared/door.ts";
+import { openDoor } from "../shared/door.ts";
+import { EventRing } from "../shared/event-ring.ts";
 import { describeError, ProtocolError, UsageError } from "../shared/errors.ts";
 import { bytesOf } from "../shared/frames.ts";
 import { IMAGE_PIXELS } from "../shared/image.ts";
+import type { RunKey } from "../shared/keys.ts";
 import type { Model } from "../shared/nn/models.ts";
 import { MODELS } from "../shared/nn/models.ts";
 import { Outbox } from "../shared/outbox.ts";
-import type { CoordinatorBulkMessage, CoordinatorMessage } from "../shared/protocol.ts";
+import type {
+  AdminAnswer,
+  AdminRequest,
+  CoordinatorBulkMessage,
+  CoordinatorMessage,
+  RunStatus,
+  WorkerId,
+} from "../shared/protocol.ts";
 import {
   decodeHeader,
   encodeHeader,
   MAX_HEADER_BYTES,
   parseWorkerBulkMessage,
-  parseWorkerMessage,
+  parseControlMessage,
+  refusedVersion,
 } from "../shared/protocol.ts";
+import { Refusals } from "../shared/refusals.ts";
 import { SAMPLE_COUNT } from "../shared/samples.ts";
+import { decodeSequence, encodeSequence, Sequences } from "../shared/sequence.ts";
 import { parseEndpoint, receiveAll, router } from "../shared/sockets.ts";
 import { BatchStream } from "./batch-stream.ts";
+import { listCheckpoints, loadNewest, stateOf } from "./checkpoint-store.ts";
 import type { Dataset } from "./dataset/dataset.ts";
-import type { Effect, Input, MembershipConfig, MembershipState } from "./membership.ts";
-import { advance, initialState } from "./membership.ts";
+import { Gate } from "./gate.ts";
+import type {
+  Effect,
+  Input,
+  Member,
+  MembershipConfig,
+  MembershipState,
+  StoredState,
+} from "./membership/state.ts";
+import { memberStatus } from "./member-status.ts";
+import { advance } from "./membership.ts";
+import { initialState, maxWorkersOf } from "./membership/state.ts";
 import type { BatchTask, PoolData } from "./pool-tasks.ts";
 import type { Reporter } from "./reporter.ts";
 import type { RunPaths } from "./run-directory.ts";
+import { storeEndpoint } from "./run-directory.ts";
 import { RunOutputs } from "./run-outputs.ts";
+import { Speed } from "./speed.ts";
 
 export interface CoordinatorOptions {
   readonly config: RunConfig;
@@ -41,13 +71,21 @@ export interface CoordinatorOptions {
   readonly paths: RunPaths;
   /** Control endpoint to listen on; port * takes any. */
   readonly bind: string;
+  /** The run's key, or null: then whoever reaches the sockets can join. */
+  readonly key: RunKey | null;
   /** Step after which training ends. */
   readonly endStep: number;
   /** State to start from, or null for the seed's. */
   readonly checkpoint: { readonly globalStep: number; readonly state: TrainingState } | null;
+  /** Last step whose metrics are in the folder already. */
+  readonly recordedStep: number;
   readonly reporter: Reporter;
-  /** Told the control endpoint once workers may connect; returns what stops them. */
-  readonly onListening: (endpoint: string, onExit: (workerId: string, how: string) => void) => void;
+  /** Workers that onListening starts. */
+  readonly localWorkers: readonly WorkerId[];
+  /** Told the control endpoint once workers may connect. */
+  readonly onListening: (endpoint: string, onExit: (workerId: WorkerId, how: string) => void) => void;
+  /** Starts one more local worker, or one that has ended again. */
+  readonly onLaunch: (workerId: WorkerId, delayMs: number) => void;
 }
 
 export interface Outcome {
@@ -58,12 +96,12 @@ export interface Outcome {
   readonly globalStep: number;
 }
 
+/** Faults that `lockstep status` shows. */
+const MAX_FAULTS = 10;
 const TICK_MS = 250;
 const HEARTBEAT_MS = 500;
 /** Time that workers have to answer the last message, in milliseconds. */
 const LEAVE_MS = 1500;
-/** Speed is averaged over the commits of this long, in milliseconds. */
-const SPEED_WINDOW_MS = 5000;
 
 export class Coordinator {
   readonly #options: CoordinatorOptions;
@@ -73,30 +111,46 @@ export class Coordinator {
   readonly #bulkOutbox: Outbox;
   readonly #pool: Piscina;
   readonly #outputs: RunOutputs;
-  readonly #commits: { readonly globalStep: number; readonly atMs: number }[] = [];
+  readonly #sequences = new Sequences();
+  readonly #events = new EventRing();
+  readonly #speed = new Speed();
   readonly #finished: Promise<Outcome>;
   #resolve!: (outcome: Outcome) => void;
   #membershipConfig!: MembershipConfig;
   #state!: MembershipState;
   #stream: BatchStream | null = null;
+  /** The generation to stream to, once all its members can be reached on the bulk plane. */
+  #next: Extract<Effect, { type: "train" }> | null = null;
+  readonly #reachable = new Set<string>();
+  #checkpoint: CoordinatorOptions["checkpoint"];
   #timers: NodeJS.Timeout[] = [];
-  #isTrained = false;
-  #numRefused = 0;
+  #doors: readonly Door[] = [];
+  /** Since when all members have finished, or null. */
+  #trainedMs: number | null = null;
+  readonly #gate = new Gate();
+  readonly #refusedMessages: Refusals;
+  readonly #refusedConnections: Refusals;
+  readonly #lastFaults: RunStatus["lastFaults"] = [];
   /** Incarnations that have answered "exit" or "abort", or have ended. */
   readonly #left = new Set<string>();
   #onLeft: (() => void) | null = null;
 
   constructor(options: CoordinatorOptions) {
     this.#options = options;
+    this.#checkpoint = options.checkpoint;
     const { dataset, config } = options;
     const { generator, discriminator } = this.#model();
     const largestFrame = 4 * Math.max(generator.numParameters, discriminator.numParameters);
-    this.#control = router({ maxFrameBytes: MAX_HEADER_BYTES });
-    this.#bulk = router({ maxFrameBytes: Math.max(largestFrame, SAMPLE_COUNT * IMAGE_PIXELS) + 4096 });
+    const { key } = options;
+    const warn = (text: string): void => options.reporter.log("warn", text);
+    this.#refusedMessages = new Refusals(warn);
+    this.#refusedConnections = new Refusals(warn);
+    this.#control = router({ maxFrameBytes: MAX_HEADER_BYTES, key });
+    this.#bulk = router({ maxFrameBytes: Math.max(largestFrame, SAMPLE_COUNT * IMAGE_PIXELS) + 4096, key });
     this.#controlOutbox = new Outbox(this.#control, (error) => this.#undeliverable("control", error));
     this.#bulkOutbox = new Outbox(this.#bulk, (error) => this.#undeliverable("bulk", error));
     const data: PoolData = {
-      pixels: dataset.pixels,
+      pixels: dataset.pixels.buffer,
       numImages: dataset.numImages,
       imagePixels: dataset.imagePixels,
       seed: config.seed,
@@ -112,60 +166,88 @@ export class Coordinator {
       ...{ config, dataset, paths: options.paths, reporter: options.reporter, pool: this.#pool },
       model: this.#model(),
       savedStep: options.checkpoint?.globalStep ?? null,
+      recordedStep: options.recordedStep,
+      isLast: (globalStep) => globalStep === this.#state.endStep,
+      committedStep: () => this.#state.globalStep,
       onWritten: () => this.#checkSaved(),
+      // No worker is told to go: each keeps its state for a coordinator that is started again, or saves it elsewhere.
+      onGivenUp: (reason) => this.#end(false, reason),
     });
     this.#finished = new Promise((resolve) => (this.#resolve = resolve));
   }
 
   /** Runs until training has ended or failed. All sockets are closed afterwards. */
   async run(): Promise<Outcome> {
-    const { bind, config, endStep, checkpoint, dataset, onListening, reporter } = this.#options;
+    const { bind, config, endStep, checkpoint, dataset, localWorkers, onListening, reporter } = this.#options;
     const { host } = parseEndpoint(bind);
+    let control: Door;
+    let bulk: Door;
     try {
-      await this.#control.bind(bind);
-      await this.#bulk.bind(`tcp://${host}:*`);
+      control = await this.#openDoor(this.#control, bind, "control");
+      bulk = await this.#openDoor(this.#bulk, `tcp://${host}:*`, "bulk");
     } catch (error) {
       await this.#pool.close();
       throw new UsageError(
         `Cannot listen on ${bind}: ${describeError(error)}. Give --bind another port or an address of this machine`,
       );
     }
-    const endpoint = this.#control.lastEndpoint ?? bind;
-    const startStep = checkpoint?.globalStep ?? 0;
+    const { endpoint } = control;
+    this.#doors = [control, bulk];
     this.#membershipConfig = {
       run: config,
-      startStep,
+      term: randomUUID().slice(0, 8),
+      runId: runIdOf(config, dataset.sha256),
+      codeHash: codeHash(),
       endStep,
       numImages: dataset.numImages,
-      stateFrom: checkpoint === null ? "seed" : "checkpoint",
-      bulkPort: Number(parseEndpoint(this.#bulk.lastEndpoint ?? "").port),
+      dataset: { name: dataset.name, sha256: dataset.sha256 },
+      checkpoints: resolve(this.#options.paths.checkpoints),
+      bulkPort: Number(parseEndpoint(bulk.endpoint).port),
       endpoint,
+      localWorkers,
     };
-    this.#state = initialState(this.#membershipConfig, performance.now());
+    this.#state = initialState(
+      this.#membershipConfig,
+      storedStateOf(checkpoint),
+      this.#options.recordedStep,
+      performance.now(),
+    );
     receiveAll(this.#control, (frames) => this.#receiveControl(frames)).catch((e: unknown) =>
       this.#broken(e),
     );
     receiveAll(this.#bulk, (frames) => this.#receiveBulk(frames)).catch((e: unknown) => this.#broken(e));
     this.#timers = [
-      setInterval(() => this.#input({ type: "tick" }), TICK_MS),
+      setInterval(() => this.#tick(), TICK_MS),
       setInterval(() => this.#heartbeat(), HEARTBEAT_MS),
     ];
+    await this.#outputs.checkSpace();
+    await storeEndpoint(this.#options.paths, endpoint).catch((error: unknown) =>
+      reporter.log("warn", `lockstep status and stop need this run's address: ${describeError(error)}`),
+    );
     reporter.log("info", `Coordinator listens on ${endpoint} for ${config.workers} workers`);
     onListening(endpoint, (workerId, how) => {
-      const member = this.#state.members.find((m) => m.workerId === workerId);
+      const { members, joining } = this.#state;
+      const member = [...members, ...joining].find((m) => m.workerId === workerId);
       if (member !== undefined) this.#noteLeft(member.incarnation);
       this.#input({ type: "exited", workerId, how });
     });
     const outcome = await this.#finished;
     await this.#close();
+    if (!outcome.ok) await this.#writeEvents();
     return { ...outcome, savedStep: this.#outputs.savedStep };
   }
 
-  /** Ends training after the steps whose batches are under way; state and pictures are saved. */
+  #openDoor(socket: Router, endpoint: string, plane: string): Promise<Door> {
+    return openDoor(socket, endpoint, this.#options.key, (reason) =>
+      this.#refusedConnections.note(
+        `Refused a connection to the ${plane} plane at ${socket.lastEndpoint}: ${reason}`,
+      ),
+    );
+  }
+
+  /** Ends training with the step under way; state and pictures are saved. */
   requestStop(): void {
-    if (this.#state === undefined) return;
-    const globalStep = this.#stream?.stop() ?? this.#state.globalStep;
-    this.#input({ type: "finish", globalStep });
+    if (this.#state !== undefined) this.#input({ type: "finish" });
   }
 
   #noteLeft(incarnation: string): void {
@@ -189,22 +271,43 @@ export class Coordinator {
     return MODELS[config.model]({ latentDim: config.latentDim, imagePixels: dataset.imagePixels });
   }
 
+  async #writeEvents(): Promise<void> {
+    const { paths, reporter } = this.#options;
+    const path = join(paths.events, "coordinator.ndjson");
+    await this.#events.write(path).then(
+      () => reporter.log("info", `The last protocol events are in ${path}`),
+      (error: unknown) => reporter.log("warn", `Cannot write the last events: ${describeError(error)}`),
+    );
+  }
+
   async #close(): Promise<void> {
     for (const timer of this.#timers) clearInterval(timer);
     await this.#outputs.close();
     await this.#membersLeft();
-    this.#control.close();
-    this.#bulk.close();
+    for (const door of this.#doors) door.close();
     await this.#pool.close();
-    if (this.#numRefused > 0) {
-      this.#options.reporter.log("warn", `${this.#numRefused} malformed or unexpected messages were refused`);
+    const { connections, messages } = this.#refused;
+    if (connections + messages > 0) {
+      this.#options.reporter.log(
+        "warn",
+        `Refused in all: ${connections} connections, ${messages} malformed or unexpected messages`,
+      );
     }
   }
 
   #input(input: Input): void {
     const { state, effects } = advance(this.#state, input, performance.now(), this.#membershipConfig);
     this.#state = state;
+    this.#note(input, effects);
     for (const effect of effects) this.#run(effect);
+    this.#outputs.committed();
+  }
+
+  #note(input: Input, effects: readonly Effect[]): void {
+    const isRoutine =
+      input.type === "tick" || (input.type === "message" && input.message.type === "heartbeat");
+    if (!isRoutine) this.#events.add("input", input);
+    for (const effect of effects) this.#events.add("effect", effect);
   }
 
   #run(effect: Effect): void {
@@ -212,13 +315,28 @@ export class Coordinator {
       case "send":
         return this.#send(effect.to, effect.message);
       case "log":
+        if (effect.level !== "info") {
+          this.#lastFaults.push({ at: new Date().toISOString(), text: effect.text.slice(0, 4000) });
+          if (this.#lastFaults.length > MAX_FAULTS) this.#lastFaults.shift();
+        }
         return this.#options.reporter.log(effect.level, effect.text);
+      case "pause":
+        this.#trainedMs = null;
+        this.#next = null;
+        return this.#stream?.stop();
+      case "restore":
+        return void this.#restore();
+      case "rewind":
+        return this.#outputs.rewind(effect.globalStep);
       case "train":
+        this.#next = effect;
         return this.#startStream();
+      case "launch":
+        return this.#options.onLaunch(effect.workerId, effect.delayMs);
       case "commit":
         return this.#commit(effect);
       case "trained":
-        this.#isTrained = true;
+        this.#trainedMs = performance.now();
         return this.#checkSaved();
       case "end":
         return this.#end(effect.ok, effect.reason);
@@ -226,17 +344,28 @@ export class Coordinator {
   }
 
   #send(to: string, message: CoordinatorMessage): void {
-    this.#controlOutbox.push([to, encodeHeader(message)]);
+    const sequence = this.#sequences.of(to, message);
+    this.#controlOutbox.push([to, encodeHeader(message), encodeSequence(sequence)]);
   }
 
   #sendBulk(to: string, message: CoordinatorBulkMessage, frames: readonly Uint8Array[]): void {
     this.#bulkOutbox.push([to, encodeHeader(message), ...frames]);
   }
 
+  #tick(): void {
+    this.#input({ type: "tick" });
+    const { stragglerTimeoutMs } = this.#options.config;
+    const { globalStep } = this.#state;
+    if (this.#trainedMs === null || stragglerTimeoutMs === 0 || this.#outputs.hasReceived(globalStep)) return;
+    if (performance.now() - this.#trainedMs <= stragglerTimeoutMs) return;
+    this.#input({ type: "missing" });
+  }
+
   #heartbeat(): void {
-    const joined = this.#state.members.length;
-    for (const { incarnation } of this.#state.members) {
-      this.#send(incarnation, { type: "heartbeat", joined, expected: this.#options.config.workers });
+    const { members, joining } = this.#state;
+    const safe = Math.min(this.#outputs.recordedStep, this.#outputs.savedStep ?? 0);
+    for (const { incarnation } of [...members, ...joining]) {
+      this.#send(incarnation, { type: "heartbeat", safe });
     }
   }
 
@@ -251,22 +380,75 @@ export class Coordinator {
   }
 
   #receiveControl(frames: Buffer[]): void {
-    this.#guarded(frames, () => {
-      if (frames.length !== 2)
+    const from = frames[0].toString("latin1");
+    this.#guarded(from, () => {
+      if (frames.length < 2 || frames.length > 3)
         throw new ProtocolError(`Cannot use control message of ${frames.length} frames`);
-      const message = parseWorkerMessage(decodeHeader(frames[1]));
-      const from = frames[0].toString("latin1");
-      if (message.type === "left" || message.type === "failed") this.#noteLeft(from);
-      this.#input({ type: "message", from, message });
+      const header = decodeHeader(frames[1]);
+      const reason = refusedVersion(header);
+      if (reason !== null) {
+        this.#send(from, { type: "refuse", reason });
+        throw new ProtocolError(reason);
+      }
+      const message = parseControlMessage(header);
+      if (message.type === "status" || message.type === "scale" || message.type === "stop") {
+        const answer: AdminAnswer = this.#answer(message);
+        this.#controlOutbox.push([from, encodeHeader(answer)]);
+        return;
+      }
+      if ((message.type === "left" || message.type === "failed") && this.#isKnown(from)) this.#noteLeft(from);
+      this.#input({ type: "message", from, sequence: decodeSequence(frames.at(2)), message });
     });
   }
 
+  #answer(request: AdminRequest): AdminAnswer {
+    const { run } = this.#membershipConfig;
+    switch (request.type) {
+      case "status":
+        return { type: "status", run: this.#status() };
+      case "stop":
+        this.#options.reporter.log("info", "Asked to stop: finishing the step under way");
+        this.requestStop();
+        return { type: "done", text: "The run ends with the step under way, and saves its state" };
+      case "scale": {
+        const { workers } = request;
+        const limit = maxWorkersOf(run);
+        if (workers < run.minWorkers || workers > limit) {
+          const reason = `Cannot scale to ${workers} workers as the run takes ${run.minWorkers} to ${limit} (--min-workers, --max-workers, --shards)`;
+          return { type: "cannot", reason };
+        }
+        const { members, joining } = this.#state;
+        const numMissing = workers - members.length - joining.length;
+        this.#options.reporter.log("info", `Asked to scale to ${workers} workers`);
+        this.#input({ type: "scale", workers });
+        const byHand = this.#options.localWorkers.length === 0 && numMissing > 0;
+        const text = byHand
+          ? `Start ${numMissing} more: npx lockstep worker --coordinator ${this.#membershipConfig.endpoint}`
+          : `Scaling to ${workers} workers`;
+        return { type: "done", text };
+      }
+    }
+  }
+
+  #status(): RunStatus {
+    const { status, generation, globalStep, endStep } = this.#state;
+    const { config } = this.#options;
+    return {
+      refused: this.#refused,
+      ...{ status, generation, globalStep, endStep },
+      imagesPerSecond: status === "training" ? this.#speed.stepsPerSecond * samplesPerStep(config) : 0,
+      members: memberStatus(this.#state, config.shards, performance.now()),
+      lastFaults: [...this.#lastFaults],
+    };
+  }
+
   #receiveBulk(frames: Buffer[]): void {
-    this.#guarded(frames, () => {
-      const message = parseWorkerBulkMessage(decodeHeader(frames[1]));
-      const from = frames[0].toString("latin1");
-      const rank = this.#state.members.findIndex((m) => m.incarnation === from);
-      if (rank < 0 || message.generation !== this.#state.generation) {
+    const from = frames[0].toString("latin1");
+    this.#guarded(from, () => {
+      const message = parseWorkerBulkMessage(decodeHeader(frames.at(1)));
+      const { members, generation } = this.#state;
+      const rank = members.findIndex((m) => m.incarnation === from);
+      if (rank < 0 || message.generation > generation) {
         throw new ProtocolError(
           `Cannot use "${message.type}" of generation ${message.generation} from rank ${rank}`,
         );
@@ -274,9 +456,14 @@ export class Coordinator {
       const payload = frames.slice(2);
       switch (message.type) {
         case "hello":
-          return this.#sendState(from);
+          this.#reachable.add(from);
+          if (message.wantsState && message.generation === generation) this.#sendState(from);
+          return this.#startStream();
         case "credit":
-          return this.#stream?.credit(rank, message.globalStep);
+          // Of an older generation: nothing is streamed to it any more.
+          if (message.generation === generation) this.#stream?.credit(rank, message.globalStep);
+          return;
+        // A state has the same bits whichever generation reached it.
         case "state":
           return this.#outputs.saveState(message, payload);
         case "samples":
@@ -286,25 +473,36 @@ export class Coordinator {
   }
 
   /** A peer's malformed message is refused, counted and said; it never ends the run. */
-  #guarded(frames: readonly Buffer[], use: () => void): void {
+  #guarded(from: string, use: () => void): void {
+    const isStranger = !this.#isKnown(from);
+    const name = from.replace(/[^\x20-\x7e]/g, "?").slice(0, 40);
+    if (isStranger && !this.#gate.admits(from, performance.now())) {
+      return this.#refusedMessages.note(
+        `Refused a message from ${name}: it sends too much and has not joined`,
+      );
+    }
     try {
       use();
     } catch (error) {
       if (!(error instanceof ProtocolError)) return this.#broken(error);
-      this.#numRefused += 1;
-      if (this.#numRefused <= 10) {
-        const from =
-          frames[0]
-            ?.toString("latin1")
-            .replace(/[^\x20-\x7e]/g, "?")
-            .slice(0, 40) ?? "";
-        this.#options.reporter.log("warn", `Refused a message from ${from}: ${describeError(error)}`);
-      }
+      if (isStranger) this.#gate.noteMalformed(from);
+      this.#refusedMessages.note(`Refused a message from ${name}: ${describeError(error)}`);
     }
   }
 
+  get #refused(): RunStatus["refused"] {
+    return { connections: this.#refusedConnections.count, messages: this.#refusedMessages.count };
+  }
+
+  /** Whether a worker of this incarnation has joined and is not lost. */
+  #isKnown(from: string): boolean {
+    const { members, joining } = this.#state;
+    const isFrom = ({ incarnation }: Member): boolean => incarnation === from;
+    return members.some(isFrom) || joining.some(isFrom);
+  }
+
   #sendState(to: string): void {
-    const { checkpoint } = this.#options;
+    const checkpoint = this.#checkpoint;
     if (checkpoint === null) return;
     const { generator, discriminator } = checkpoint.state;
     const frames = [generator, discriminator].flatMap((n) => [
@@ -322,17 +520,43 @@ export class Coordinator {
     this.#sendBulk(to, header, frames);
   }
 
+  /** Looks for the newest state on disk, after all that is to be written is there. */
+  async #restore(): Promise<void> {
+    const { paths, reporter } = this.#options;
+    try {
+      await this.#outputs.settled();
+      const onDamaged = (reason: string): void => reporter.log("warn", `${reason}. Trying the one before it`);
+      const hasCheckpoint = (await listCheckpoints(paths.checkpoints)).length > 0;
+      const newest = hasCheckpoint ? await loadNewest(paths.checkpoints, onDamaged) : null;
+      this.#checkpoint =
+        newest === null
+          ? null
+          : { globalStep: newest.manifest.globalStep, state: stateOf(newest, this.#model()) };
+      const stored = storedStateOf(this.#checkpoint);
+      this.#outputs.found(newest?.manifest.globalStep ?? null);
+      this.#input({ type: "restored", stored });
+    } catch (error) {
+      this.#broken(error);
+    }
+  }
+
+  /** Streams batches to a generation that is ready, once all its members have said hello. */
   #startStream(): void {
-    const { config, endStep } = this.#options;
-    const { members, generation, globalStep } = this.#state;
-    this.#commits.push({ globalStep, atMs: performance.now() });
+    const { config } = this.#options;
+    const { members } = this.#state;
+    const next = this.#next;
+    if (next === null || !members.every(({ incarnation }) => this.#reachable.has(incarnation))) return;
+    this.#next = null;
+    const { generation, globalStep, endStep } = next;
+    this.#speed.begin(globalStep, performance.now());
     this.#stream = new BatchStream({
       config,
       worldSize: members.length,
       startStep: globalStep,
       endStep,
       prefetchSteps: config.prefetchSteps,
-      assemble: (task: BatchTask) => this.#pool.run(task, { name: "assembleBatch" }) as Promise<Uint8Array>,
+      assemble: async (task: BatchTask) =>
+        new Uint8Array((await this.#pool.run(task, { name: "assembleBatch" })) as ArrayBuffer),
       send: (rank, step, batch) =>
         this.#sendBulk(members[rank].incarnation, { type: "batch", generation, globalStep: step }, [batch]),
       onError: (error) => this.#broken(error),
@@ -342,17 +566,14 @@ export class Coordinator {
 
   #commit({ globalStep, metrics, timings }: Extract<Effect, { type: "commit" }>): void {
     const { config, dataset, reporter } = this.#options;
-    const nowMs = performance.now();
-    this.#commits.push({ globalStep, atMs: nowMs });
-    while (this.#commits.length > 2 && nowMs - this.#commits[0].atMs > SPEED_WINDOW_MS) this.#commits.shift();
-    const first = this.#commits[0];
+    this.#speed.committed(globalStep, performance.now());
+    const { stepsPerSecond } = this.#speed;
     const perStep = samplesPerStep(config);
-    const stepsPerSecond = ((globalStep - first.globalStep) * 1000) / Math.max(1e-3, nowMs - first.atMs);
     const imagesPerSecond = stepsPerSecond * perStep;
     const epoch = (globalStep * perStep) / dataset.numImages;
     const { endStep } = this.#state;
     const workers = Object.fromEntries(timings);
-    this.#outputs.writeMetrics({ globalStep, epoch, ...metrics, imagesPerSecond, workers });
+    this.#outputs.writeMetrics(globalStep, { globalStep, epoch, ...metrics, imagesPerSecond, workers });
     reporter.progress({
       globalStep,
       endStep,
@@ -367,12 +588,28 @@ export class Coordinator {
   /** The last state and picture may arrive after the workers' word that they have finished. */
   #checkSaved(): void {
     const { globalStep } = this.#state;
-    if (!this.#isTrained || !this.#outputs.isComplete(globalStep)) return;
+    if (this.#trainedMs === null || !this.#outputs.isComplete(globalStep)) return;
     if (this.#outputs.savedStep === globalStep) return this.#input({ type: "saved" });
-    this.#end(false, `The checkpoint of step ${globalStep} could not be written`);
+    if (this.#outputs.retryLast(globalStep)) return;
+    this.#end(
+      false,
+      `Trained to step ${globalStep}, but its checkpoint could not be written. Make room in ${this.#options.paths.checkpoints}, then resume`,
+    );
   }
 
   #end(ok: boolean, reason: string): void {
     this.#resolve({ ok, reason, savedStep: this.#outputs.savedStep, globalStep: this.#state.globalStep });
   }
+}
+
+/** Names all runs that reach the same states: what decides the bits. */
+function runIdOf(config: RunConfig, datasetSha256: string): string {
+  const text = JSON.stringify([trainingConfig(config), datasetSha256]);
+  return createHash("sha256").update(text).digest("hex").slice(0, 32);
+}
+
+function storedStateOf(checkpoint: CoordinatorOptions["checkpoint"]): StoredState {
+  return checkpoint === null
+    ? { globalStep: 0, from: "seed" }
+    : { globalStep: checkpoint.globalStep, from: "checkpoint" };
 }

@@ -4,10 +4,9 @@
  *
  * @module
  */
-import type { WriteStream } from "node:fs";
-import { createWriteStream } from "node:fs";
 import { clearLine, cursorTo } from "node:readline";
 import type { StepMetrics } from "../shared/protocol.ts";
+import { LineFile } from "./line-file.ts";
 
 export type LogFormat = "text" | "json";
 export type LogLevel = "info" | "warn" | "error";
@@ -32,7 +31,7 @@ export class Reporter {
   readonly #format: LogFormat;
   readonly #out: NodeJS.WriteStream;
   readonly #now: () => number;
-  #file: WriteStream | null = null;
+  #file: LineFile | null = null;
   #bar: string | null = null;
   #shownMs = -Infinity;
 
@@ -50,11 +49,7 @@ export class Reporter {
 
   /** Copies every line to a file, appending. */
   openFile(path: string): void {
-    this.#file = createWriteStream(path, { flags: "a" });
-    this.#file.on("error", (error) => {
-      this.#file = null;
-      this.log("warn", `Cannot write ${path}: ${error.message}`);
-    });
+    this.#file = new LineFile(path, (text) => this.log("warn", text));
   }
 
   log(level: LogLevel, text: string): void {
@@ -96,7 +91,7 @@ export class Reporter {
     this.#bar = null;
     const file = this.#file;
     this.#file = null;
-    if (file !== null) await new Promise<void>((resolve) => file.end(() => resolve()));
+    await file?.close();
   }
 
   #line(line: string): void {
@@ -105,7 +100,7 @@ export class Reporter {
       cursorTo(this.#out, 0);
     }
     this.#out.write(`${line}\n`);
-    this.#file?.write(`${line}\n`);
+    this.#file?.append(line);
     if (this.#bar !== null) this.#drawBar();
   }
 

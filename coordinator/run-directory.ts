@@ -1,11 +1,9 @@
 /**
- * The folder of a run: configuration, checkpoints, pictures, metrics, log, and
- * a lock that keeps a second coordinator out.
+ * The folder of a run: configuration, checkpoints, pictures, metrics and log.
  *
  * @module
  */
-import { mkdir, open, readdir, readFile, rename, rm, stat, symlink, writeFile } from "node:fs/promises";
-import { hostname } from "node:os";
+import { mkdir, readdir, readFile, rename, rm, stat, symlink, writeFile } from "node:fs/promises";
 import { basename, dirname, join } from "node:path";
 import type { RunConfig } from "../shared/config.ts";
 import { parseRunConfig } from "../shared/config.ts";
@@ -13,12 +11,16 @@ import { describeError, UsageError } from "../shared/errors.ts";
 
 export interface RunPaths {
   readonly root: string;
+  /** Folder of the last protocol events of processes whose run has died. */
+  readonly events: string;
   readonly config: string;
   readonly checkpoints: string;
   readonly samples: string;
   readonly metrics: string;
   readonly log: string;
   readonly lock: string;
+  /** The coordinator's control endpoint, while it runs. */
+  readonly endpoint: string;
 }
 
 export function runPaths(root: string): RunPaths {
@@ -26,10 +28,12 @@ export function runPaths(root: string): RunPaths {
     root,
     config: join(root, "config.json"),
     checkpoints: join(root, "checkpoints"),
+    events: join(root, "events"),
     samples: join(root, "samples"),
     metrics: join(root, "metrics.jsonl"),
     log: join(root, "run.log"),
     lock: join(root, "coordinator.lock"),
+    endpoint: join(root, "coordinator.endpoint"),
   };
 }
 
@@ -78,8 +82,13 @@ export async function storedConfig(root: string): Promise<RunConfig> {
 /** Writes a file so that a crash leaves the old or the new one, never a part. */
 export async function replaceFile(path: string, contents: string | Uint8Array): Promise<void> {
   const temporary = `${path}.tmp-${process.pid}`;
-  await writeFile(temporary, contents, { flush: true });
-  await rename(temporary, path);
+  try {
+    await writeFile(temporary, contents, { flush: true });
+    await rename(temporary, path);
+  } catch (error) {
+    await rm(temporary, { force: true }).catch(() => undefined);
+    throw error;
+  }
 }
 
 /** Makes the folder of a new run. @throws {UsageError} If there already is a run in it. */
@@ -105,60 +114,59 @@ export async function storeConfig(paths: RunPaths, config: RunConfig): Promise<v
   await replaceFile(paths.config, `${JSON.stringify(config, null, 2)}\n`);
 }
 
-/**
- * Keeps other coordinators out of the run until released.
- *
- * @throws {UsageError} If a living process holds the lock; names it.
- */
-export async function lockRun(paths: RunPaths): Promise<() => Promise<void>> {
-  const mine = JSON.stringify({ pid: process.pid, host: hostname() });
-  for (let attempt = 0; ; attempt++) {
-    try {
-      const file = await open(paths.lock, "wx");
-      await file.writeFile(mine);
-      await file.close();
-      return () => rm(paths.lock, { force: true });
-    } catch (error) {
-      if ((error as NodeJS.ErrnoException).code !== "EEXIST" || attempt > 0) throw error;
-    }
-    const holder = await readFile(paths.lock, "utf8").catch(() => "");
-    if (isAlive(holder)) {
-      throw new UsageError(
-        `Cannot use ${paths.root} as another coordinator does (${holder}): stop it, or if it is gone remove ${paths.lock}`,
-      );
-    }
-    await rm(paths.lock, { force: true });
-  }
+/** Lets commands of the user find the coordinator. */
+export async function storeEndpoint(paths: RunPaths, endpoint: string): Promise<void> {
+  await replaceFile(paths.endpoint, `${endpoint}\n`);
 }
 
-/** A lock of another host cannot be checked, so it counts as held; a torn or empty one is nobody's. */
-function isAlive(holder: string): boolean {
-  let lock: { readonly pid?: unknown; readonly host?: unknown };
-  try {
-    lock = JSON.parse(holder) as typeof lock;
-  } catch {
-    return false;
+/** @throws {UsageError} If no coordinator works on the run. */
+export async function endpointOf(paths: RunPaths): Promise<string> {
+  const text = await readFile(paths.endpoint, "utf8").catch(() => null);
+  if (text === null) {
+    throw new UsageError(
+      `Cannot find a coordinator that works on ${paths.root}: give the folder of a run that is under way, or its address as tcp://host:port. lockstep inspect shows what a run has saved`,
+    );
   }
-  if (lock.host !== hostname()) return true;
-  if (typeof lock.pid !== "number" || lock.pid === process.pid) return false;
-  try {
-    process.kill(lock.pid, 0);
-    return true;
-  } catch (error) {
-    return (error as NodeJS.ErrnoException).code === "EPERM";
-  }
+  return text.trim();
 }
 
-/** Drops lines of steps after `globalStep` and a torn last line: the resumed run writes them again. */
-export async function trimMetrics(paths: RunPaths, globalStep: number): Promise<void> {
-  const text = await readFile(paths.metrics, "utf8").catch(() => "");
-  const kept = text.split("\n").filter((line) => {
+/** Steps of the lines of metrics that are whole, in order, with the lines. */
+async function readMetrics(
+  paths: RunPaths,
+): Promise<readonly { readonly globalStep: number; readonly line: string }[]> {
+  const text = await readFile(paths.metrics, "utf8").catch((error: NodeJS.ErrnoException) => {
+    if (error.code === "ENOENT") return "";
+    throw error;
+  });
+  return text.split("\n").flatMap((line) => {
     try {
-      const { globalStep: step } = JSON.parse(line) as { readonly globalStep?: unknown };
-      return typeof step === "number" && step <= globalStep;
+      const { globalStep } = JSON.parse(line) as { readonly globalStep?: unknown };
+      return typeof globalStep === "number" ? [{ globalStep, line }] : [];
     } catch {
-      return false;
+      return [];
     }
   });
-  await replaceFile(paths.metrics, kept.map((line) => `${line}\n`).join(""));
+}
+
+/**
+ * Drops a torn last line, and lines of steps after `globalStep`: the run writes them again.
+ *
+ * @returns The last step that is left, 0 if none is.
+ */
+export async function trimMetrics(paths: RunPaths, globalStep = Infinity): Promise<number> {
+  const kept = (await readMetrics(paths)).filter((entry) => entry.globalStep <= globalStep);
+  await replaceFile(paths.metrics, kept.map(({ line }) => `${line}\n`).join(""));
+  return kept.at(-1)?.globalStep ?? 0;
+}
+
+/** Adds lines of steps after the last one that is there, and drops a torn last line. */
+export async function addMetrics(
+  paths: RunPaths,
+  lines: readonly { readonly globalStep: number }[],
+): Promise<void> {
+  const kept = await readMetrics(paths);
+  const last = kept.at(-1)?.globalStep ?? 0;
+  const added = lines.filter(({ globalStep }) => globalStep > last).map((line) => JSON.stringify(line));
+  if (added.length === 0) return;
+  await replaceFile(paths.metrics, [...kept.map(({ line }) => line), ...added, ""].join("\n"));
 }

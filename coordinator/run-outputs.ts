@@ -4,9 +4,9 @@
  *
  * @module
  */
-import type { WriteStream } from "node:fs";
-import { createWriteStream } from "node:fs";
-import { join } from "node:path";
+import { mkdir, stat } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import type { Piscina } from "piscina";
 import type { RunConfig } from "../shared/config.ts";
 import { dataPosition, samplesPerStep, stepsOfEpochs } from "../shared/config.ts";
@@ -16,12 +16,15 @@ import { IMAGE_SIDE } from "../shared/image.ts";
 import type { Model } from "../shared/nn/models.ts";
 import type { WorkerBulkMessage } from "../shared/protocol.ts";
 import { SAMPLE_COUNT } from "../shared/samples.ts";
+import type { SavedCheckpoint } from "./checkpoint-store.ts";
+import { freeBytes, listCheckpoints, megabytes } from "./checkpoint-store.ts";
 import type { Dataset } from "./dataset/dataset.ts";
+import { LineFile } from "./line-file.ts";
 import { gridPng } from "./picture.ts";
 import type { CheckpointTask } from "./pool-tasks.ts";
 import type { Reporter } from "./reporter.ts";
 import type { RunPaths } from "./run-directory.ts";
-import { replaceFile } from "./run-directory.ts";
+import { replaceFile, storeConfig, trimMetrics } from "./run-directory.ts";
 
 export interface RunOutputsOptions {
   readonly config: RunConfig;
@@ -32,30 +35,70 @@ export interface RunOutputsOptions {
   readonly reporter: Reporter;
   /** Step of the checkpoint that the run was resumed from, or null. */
   readonly savedStep: number | null;
+  /** Last step whose metrics are there from before. */
+  readonly recordedStep: number;
+  /** Whether training ends with the step, so that no later checkpoint makes up for this one. */
+  readonly isLast: (globalStep: number) => boolean;
+  /** Steps committed. */
+  readonly committedStep: () => number;
   /** Called after every checkpoint and picture, written or not. */
   readonly onWritten: () => void;
+  /** Called when as many checkpoints in a row have failed as the configuration allows. */
+  readonly onGivenUp: (reason: string) => void;
 }
+
+/** Pauses before the last checkpoint is tried again, in milliseconds. */
+const LAST_RETRIES_MS = [1000, 2000, 4000, 8000];
+/** States that wait for a slow disk; beyond it the oldest is passed over, as memory is no place to store them. */
+const MAX_WAITING = 4;
+/** Below room for so many checkpoints the user is warned. */
+const LOW_SPACE = 2;
 
 export class RunOutputs {
   readonly #options: RunOutputsOptions;
-  readonly #metrics: WriteStream;
+  readonly #metrics: LineFile;
   #savedStep: number | null;
+  #recordedStep: number;
   /** Step of the last state and picture that rank 0 has sent. */
   #receivedState: number | null;
   #receivedPicture: number | null;
   /** Checkpoints and pictures are written one after the other. */
   #writing: Promise<void> = Promise.resolve();
   #numPending = 0;
+  /** States that are not being written yet, oldest first. */
+  readonly #waiting: CheckpointTask[] = [];
+  /** Whether a turn to write those is queued already. */
+  #isTurnQueued = false;
+  /** The newest state that could not be written, if that is worth another try. */
+  #unsaved: CheckpointTask | null = null;
+  /** Checkpoints in a row that could not be written. */
+  #numFailures = 0;
+  #hasGivenUp = false;
+  #isSpaceLow = false;
 
   constructor(options: RunOutputsOptions) {
+    const { paths, reporter, savedStep, recordedStep } = options;
     this.#options = options;
-    this.#savedStep = options.savedStep;
-    this.#receivedState = options.savedStep;
-    this.#receivedPicture = options.savedStep;
-    this.#metrics = createWriteStream(options.paths.metrics, { flags: "a" });
-    this.#metrics.on("error", (error) => {
-      options.reporter.log("error", `Cannot write metrics: ${error.message}`);
-    });
+    this.#recordedStep = recordedStep;
+    this.#savedStep = savedStep;
+    this.#receivedState = savedStep;
+    this.#receivedPicture = savedStep;
+    this.#metrics = new LineFile(paths.metrics, (text) => reporter.log("warn", text));
+  }
+
+  /** Warns if the file system has no room for the checkpoints that this run will keep. */
+  async checkSpace(): Promise<void> {
+    const { config, model, paths, reporter } = this.#options;
+    const free = await freeBytes(paths.checkpoints);
+    const numStored = (await listCheckpoints(paths.checkpoints)).length;
+    const each = 12 * (model.generator.numParameters + model.discriminator.numParameters);
+    // One more, as an old one is removed only when a new one is whole.
+    const needed = each * Math.max(1, config.keepCheckpoints + 1 - numStored);
+    if (free === null || free >= needed) return;
+    reporter.log(
+      "warn",
+      `Only ${megabytes(free)} are free for ${paths.checkpoints}, and its checkpoints will take ${megabytes(needed)} more (--keep-checkpoints ${config.keepCheckpoints}, and one while it is written). Make room before they do`,
+    );
   }
 
   /** Newest step whose checkpoint is on disk, or null. */
@@ -65,33 +108,56 @@ export class RunOutputs {
 
   /** Whether state and picture of the last step have arrived and nothing is left to write. */
   isComplete(globalStep: number): boolean {
-    return (
-      this.#numPending === 0 && this.#receivedState === globalStep && this.#receivedPicture === globalStep
-    );
+    return this.#numPending === 0 && this.hasReceived(globalStep);
   }
 
-  writeMetrics(line: object): void {
-    this.#metrics.write(`${JSON.stringify(line)}\n`);
+  /** Whether state and picture of a step have arrived. */
+  hasReceived(globalStep: number): boolean {
+    return this.#receivedState === globalStep && this.#receivedPicture === globalStep;
   }
 
-  /** @param payload STATE_FRAMES. @throws {ProtocolError} If a frame is missing or of the wrong size. */
+  /** Step up to which all metrics are on disk. */
+  get recordedStep(): number {
+    return this.#recordedStep;
+  }
+
+  writeMetrics(globalStep: number, line: object): void {
+    this.#metrics.append(JSON.stringify(line), () => (this.#recordedStep = globalStep));
+  }
+
+  /** Forgets the metrics of later steps: training goes on from this one. */
+  rewind(globalStep: number): void {
+    this.#recordedStep = Math.min(this.#recordedStep, globalStep);
+    this.#metrics.change(async () => {
+      await trimMetrics(this.#options.paths, globalStep);
+      this.#recordedStep = Math.min(this.#recordedStep, globalStep);
+    });
+  }
+
+  /**
+   * Saves a state once its step is committed, so that no checkpoint is ahead of the metrics.
+   *
+   * @param payload STATE_FRAMES.
+   * @throws {ProtocolError} If a frame is missing or of the wrong size.
+   */
   saveState(message: Extract<WorkerBulkMessage, { type: "state" }>, payload: readonly Buffer[]): void {
-    const { config, dataset, model, paths, pool, reporter } = this.#options;
+    const { config, dataset, model, paths, reporter } = this.#options;
     const lengths = [model.generator, model.discriminator].flatMap((n) =>
       Array<number>(3).fill(n.numParameters),
     );
     if (payload.length !== lengths.length)
       throw new ProtocolError(`Cannot save state of ${payload.length} frames`);
-    const [gp, gm, gv, dp, dm, dv] = payload.map((frame, i) => floatsOf(frame, lengths[i]));
+    const vectors = payload.map((frame, i) => sharedCopy(floatsOf(frame, lengths[i])));
     const { globalStep } = message;
+    // The first worker of another generation sends what the one before it may have sent.
+    if (this.#hasGivenUp || (this.#receivedState === globalStep && this.#savedStep === globalStep)) return;
     this.#receivedState = globalStep;
     const task: CheckpointTask = {
       directory: paths.checkpoints,
       keep: config.keepCheckpoints,
-      state: {
-        generator: { parameters: gp, m: gm, v: gv, step: message.generatorSteps },
-        discriminator: { parameters: dp, m: dm, v: dv, step: message.discriminatorSteps },
-      },
+      vectors,
+      generatorSteps: message.generatorSteps,
+      discriminatorSteps: message.discriminatorSteps,
       meta: {
         globalStep,
         config,
@@ -99,11 +165,114 @@ export class RunOutputs {
         dataPosition: dataPosition(config, dataset.numImages, globalStep),
       },
     };
-    this.#enqueue(`the checkpoint of step ${globalStep}`, async () => {
-      const path = (await pool.run(task, { name: "writeCheckpoint" })) as string;
-      this.#savedStep = globalStep;
-      reporter.log("info", `Checkpoint of step ${globalStep}: ${path}`);
+    this.#waiting.push(task);
+    if (this.#waiting.length > MAX_WAITING) {
+      const passed = this.#waiting.shift()?.meta.globalStep;
+      reporter.log(
+        "warn",
+        `No checkpoint of step ${passed}: the disk is slower than --checkpoint-every ${config.checkpointEvery} asks for`,
+      );
+    }
+    this.committed();
+  }
+
+  /** A step was committed: a state that waited for that can be written. */
+  committed(): void {
+    if (this.#isTurnQueued || !this.#isNextCommitted()) return;
+    this.#isTurnQueued = true;
+    this.#enqueue(async () => {
+      this.#isTurnQueued = false;
+      while (this.#isNextCommitted()) {
+        const next = this.#waiting.shift();
+        if (next !== undefined) await this.#writeCheckpoint(next);
+      }
     });
+  }
+
+  #isNextCommitted(): boolean {
+    const next = this.#waiting.at(0);
+    return next !== undefined && next.meta.globalStep <= this.#options.committedStep();
+  }
+
+  /**
+   * Tries the last state once more, if it could not be written before it was known to be the last.
+   *
+   * @returns Whether there is something to try; then onWritten() is called again.
+   */
+  retryLast(globalStep: number): boolean {
+    const task = this.#unsaved;
+    if (task?.meta.globalStep !== globalStep) return false;
+    this.#unsaved = null;
+    this.#enqueue(() => this.#writeCheckpoint(task));
+    return true;
+  }
+
+  /** The last one of a run is tried several times: the workers keep their state meanwhile. */
+  async #writeCheckpoint(task: CheckpointTask): Promise<void> {
+    const { config, isLast, onGivenUp, paths, pool, reporter } = this.#options;
+    const { globalStep } = task.meta;
+    await this.#metrics.flush();
+    for (let numTries = 1; ; numTries++) {
+      try {
+        await this.#restoreFolder();
+        const saved = (await pool.run(task, { name: "writeCheckpoint" })) as SavedCheckpoint;
+        this.#savedStep = globalStep;
+        this.#numFailures = 0;
+        this.#unsaved = null;
+        reporter.log("info", `Checkpoint of step ${globalStep}: ${saved.path}`);
+        if (saved.warning !== null) reporter.log("warn", saved.warning);
+        this.#watchSpace(saved.freeBytes, task);
+        return;
+      } catch (error) {
+        const newest =
+          this.#savedStep === null
+            ? "No checkpoint has been written yet"
+            : `The newest whole checkpoint is that of step ${this.#savedStep}`;
+        const why = `${describeError(error)}. ${newest}`;
+        const delayMs = isLast(globalStep) ? LAST_RETRIES_MS[numTries - 1] : undefined;
+        if (delayMs !== undefined) {
+          const next = `trying again in ${delayMs / 1000} s (try ${numTries} of ${LAST_RETRIES_MS.length + 1})`;
+          reporter.log("error", `The last checkpoint could not be written, ${next}: ${why}`);
+          await sleep(delayMs);
+          continue;
+        }
+        this.#numFailures += 1;
+        const limit = config.maxCheckpointFailures;
+        reporter.log("error", `Checkpoint failure ${this.#numFailures} of ${limit} in a row: ${why}`);
+        if (isLast(globalStep)) return;
+        this.#unsaved = task;
+        if (this.#numFailures < limit) return;
+        this.#hasGivenUp = true;
+        this.#waiting.length = 0;
+        return onGivenUp(
+          `Stopped at step ${globalStep} as ${limit} checkpoints in a row could not be written (--max-checkpoint-failures): ${describeError(error)}. Make ${paths.checkpoints} writable and make room there, then resume`,
+        );
+      }
+    }
+  }
+
+  /** A checkpoint is of use only beside the configuration: a folder that was deleted is made again. */
+  async #restoreFolder(): Promise<void> {
+    const { config, paths, reporter } = this.#options;
+    const isThere = await stat(paths.config).then(
+      () => true,
+      (error: NodeJS.ErrnoException) => error.code !== "ENOENT",
+    );
+    if (isThere) return;
+    await mkdir(dirname(paths.config), { recursive: true });
+    await storeConfig(paths, config);
+    reporter.log("warn", `${paths.config} was gone and is written again`);
+  }
+
+  #watchSpace(free: number | null, { vectors }: CheckpointTask): void {
+    const { paths, reporter } = this.#options;
+    const each = vectors.reduce((sum, { byteLength }) => sum + byteLength, 0);
+    const isLow = free !== null && free < LOW_SPACE * each;
+    if (isLow && !this.#isSpaceLow) {
+      const room = `room for ${Math.floor(free / each)} more checkpoints of ${megabytes(each)}`;
+      reporter.log("warn", `Only ${megabytes(free)} are left for ${paths.checkpoints}: ${room}`);
+    }
+    this.#isSpaceLow = isLow;
   }
 
   /** @param payload One frame, (64, 784) uint8. @throws {ProtocolError} If its size is wrong. */
@@ -117,30 +286,50 @@ export class RunOutputs {
     const isEpoch = epochs > 0 && stepsOfEpochs(config, dataset.numImages, epochs) === globalStep;
     const suffix = isEpoch ? `-epoch-${String(epochs).padStart(3, "0")}` : "";
     const path = join(paths.samples, `step-${String(globalStep).padStart(8, "0")}${suffix}.png`);
-    this.#enqueue(path, async () => {
-      await replaceFile(path, gridPng(payload[0], IMAGE_SIDE));
-      reporter.log("info", `Samples of step ${globalStep}: ${path}`);
+    this.#enqueue(async () => {
+      try {
+        await mkdir(paths.samples, { recursive: true });
+        await replaceFile(path, gridPng(payload[0], IMAGE_SIDE));
+        reporter.log("info", `Samples of step ${globalStep}: ${path}`);
+      } catch (error) {
+        reporter.log("error", `Cannot write ${path}: ${describeError(error)}`);
+      }
     });
+  }
+
+  /** Resolves when all that has arrived is written. */
+  settled(): Promise<void> {
+    return this.#writing;
+  }
+
+  /** The folder was searched, and no member holds a state. @param savedStep Of the newest whole checkpoint, or null. */
+  found(savedStep: number | null): void {
+    this.#savedStep = savedStep;
+    this.#receivedState = savedStep;
+    this.#receivedPicture = null;
+    this.#waiting.length = 0;
   }
 
   /** Resolves when all that has arrived is written, and the metrics are closed. */
   async close(): Promise<void> {
     await this.#writing;
-    await new Promise<void>((resolve) => this.#metrics.end(() => resolve()));
+    await this.#metrics.close();
   }
 
-  /** A file that cannot be written is said aloud and does not end the run. */
-  #enqueue(what: string, write: () => Promise<void>): void {
-    const { reporter, onWritten } = this.#options;
+  /** @param write Must not throw. */
+  #enqueue(write: () => Promise<void>): void {
     this.#numPending += 1;
     this.#writing = this.#writing.then(async () => {
-      try {
-        await write();
-      } catch (error) {
-        reporter.log("error", `Cannot write ${what}: ${describeError(error)}`);
-      }
+      await write();
       this.#numPending -= 1;
-      onWritten();
+      this.#options.onWritten();
     });
   }
+}
+
+/** A copy that another thread reads without a copy of its own. */
+function sharedCopy(values: Float32Array): SharedArrayBuffer {
+  const buffer = new SharedArrayBuffer(values.byteLength);
+  new Float32Array(buffer).set(values);
+  return buffer;
 }

@@ -12,7 +12,9 @@ import yargs from "yargs";
 import { hideBin } from "yargs/helpers";
 import { describeError, UsageError } from "../shared/errors.ts";
 import { allReduce } from "./bench/all-reduce.ts";
+import { checkpointCost } from "./bench/checkpoint-cost.ts";
 import { gemm } from "./bench/gemm.ts";
+import { keyCost } from "./bench/key-cost.ts";
 import { describeSurroundings, surroundings } from "./bench/machine.ts";
 import { memory } from "./bench/memory.ts";
 import { BENCH_OPTIONS, measuring } from "./bench/options.ts";
@@ -22,6 +24,7 @@ import type { BenchOptions, Section, SectionReport } from "./bench/section.ts";
 import { stepTime } from "./bench/step-time.ts";
 import { markdownOf } from "./bench/table.ts";
 import { oneWorker, twoWorkers } from "./bench/throughput.ts";
+import { versus } from "./bench/versus.ts";
 
 const SECTIONS: Readonly<Record<string, Section>> = {
   a: oneWorker,
@@ -30,15 +33,18 @@ const SECTIONS: Readonly<Record<string, Section>> = {
   d: gemm,
   e: stepTime,
   f: memory,
+  g: checkpointCost,
+  h: versus,
+  i: keyCost,
 };
 
 /** Sections that take long, and are measured only on demand. */
-const ON_DEMAND = ["f"];
+const ON_DEMAND = ["f", "g", "i"];
 
 const parser = yargs(hideBin(process.argv))
   .scriptName("npm run bench --")
   .usage(
-    "$0 [flags]\n\nMeasures Lockstep beside PyTorch on this machine:\n  a  one worker and PyTorch on one thread\n  b  two workers and DistributedDataParallel over gloo\n  c  all-reduce and gloo\n  d  matrix products and torch.mm\n  e  where the time of a step goes\n  f  resident memory of the workers (on demand)",
+    "$0 [flags]\n\nMeasures Lockstep beside PyTorch on this machine:\n  a  one worker and PyTorch on one thread\n  b  two workers and DistributedDataParallel over gloo\n  c  all-reduce and gloo\n  d  matrix products and torch.mm\n  e  where the time of a step goes\n  f  resident memory of the workers (on demand)\n  g  what checkpoints cost (on demand)\n  h  another version of Lockstep (with --versus)\n  i  what a key costs (on demand)",
   )
   .options(BENCH_OPTIONS)
   .example("$0 --quick", "A first look")
@@ -102,9 +108,12 @@ function noting(absence: string, report: SectionReport): SectionReport {
   return empty ? { ...report, notes: [...report.notes, absence] } : report;
 }
 
-function wantedSections({ only, all }: Flags): readonly string[] {
-  if (only === undefined)
-    return Object.keys(SECTIONS).filter((name) => all === true || !ON_DEMAND.includes(name));
+function wantedSections({ only, all, versus: other }: Flags): readonly string[] {
+  if (only === undefined) {
+    return Object.keys(SECTIONS).filter((name) =>
+      name === "h" ? other !== undefined : all === true || !ON_DEMAND.includes(name),
+    );
+  }
   const names = only.split(",").map((name) => name.trim());
   for (const name of names) {
     if (name in SECTIONS) continue;

@@ -15,15 +15,27 @@ import {
   COMMAND_FLAGS,
   CONFIG_DESCRIPTION,
   CONFIG_FLAG,
+  DOCTOR_OPTIONS,
   DOWNLOAD_OPTIONS,
   GENERATE_OPTIONS,
   givenFlags,
   INSPECT_OPTIONS,
+  KEYGEN_OPTIONS,
   readConfigFile,
+  PROBE_OPTIONS,
   RUN_OPTIONS,
+  SCALE_OPTIONS,
   SHELL_OPTIONS,
+  STATUS_OPTIONS,
+  STOP_OPTIONS,
   WORKER_OPTIONS,
 } from "./commands/options.ts";
+
+const RUN_UNDER_WAY = {
+  type: "string",
+  demandOption: true,
+  describe: "Folder of a run, or its coordinator's address as tcp://host:port",
+} as const;
 
 /** Where `lockstep coordinator` listens unless told. */
 const DEFAULT_PORT = 29555;
@@ -54,7 +66,7 @@ const parser = yargs(hideBin(process.argv))
       runOptions(command)
         .default("bind", `tcp://127.0.0.1:${DEFAULT_PORT}`)
         .example(
-          "$0 coordinator --workers 4 --bind tcp://10.0.0.1:29555",
+          "$0 coordinator --workers 4 --bind tcp://10.0.0.1:29555 --key run.key",
           "Wait for four workers, then train",
         ),
     async (argv) => trainWith(argv, false),
@@ -66,7 +78,7 @@ const parser = yargs(hideBin(process.argv))
       command
         .options(WORKER_OPTIONS)
         .example(
-          "$0 worker --coordinator tcp://10.0.0.1:29555",
+          "$0 worker --coordinator tcp://10.0.0.1:29555 --key run.key",
           "One worker; start as many as the run waits for",
         ),
     async (argv) => {
@@ -76,6 +88,9 @@ const parser = yargs(hideBin(process.argv))
           coordinator: argv.coordinator,
           workerId: argv.workerId ?? null,
           dataHost: argv.dataHost ?? null,
+          key: argv.key ?? null,
+          insecure: argv.insecure,
+          device: argv.device ?? null,
           connectTimeoutSeconds: argv.connectTimeout,
           managed: argv.managed,
         }),
@@ -94,9 +109,9 @@ const parser = yargs(hideBin(process.argv))
         })
         .options(GENERATE_OPTIONS)
         .example("$0 generate runs/latest --count 64 --seed 0 --out grid.png", "An 8 x 8 grid"),
-    async ({ run, count, seed, out }) => {
+    async ({ run, count, seed, out, engine }) => {
       const { generate } = await import("./commands/generate.ts");
-      await generate({ run, count, seed, out });
+      await generate({ run, count, seed, out, engine: engine ?? null });
     },
   )
   .command(
@@ -122,6 +137,70 @@ const parser = yargs(hideBin(process.argv))
     async ({ dataset, dataDir, mirror }) => {
       const { download } = await import("./commands/download.ts");
       await download({ dataset, dataDir: dataDir ?? null, mirrors: mirror ?? [] });
+    },
+  )
+  .command(
+    "status <run>",
+    "Show the members, speed and last faults of a run that is under way",
+    (command) => command.positional("run", RUN_UNDER_WAY).options(STATUS_OPTIONS),
+    async ({ run, key = null, json }) => {
+      await (await import("./commands/remote.ts")).status({ run, key }, json);
+      exit(0);
+    },
+  )
+  .command(
+    "scale <run>",
+    "Change the number of workers of a run that is under way; its bits stay the same",
+    (command) =>
+      command
+        .positional("run", RUN_UNDER_WAY)
+        .options(SCALE_OPTIONS)
+        .example("$0 scale runs/latest --workers 4", "Four workers from now on"),
+    async ({ run, key = null, workers }) => {
+      if (!Number.isInteger(workers) || workers < 1) {
+        throw new UsageError(`Cannot scale as --workers must be an integer >= 1: got ${workers}`);
+      }
+      await (await import("./commands/remote.ts")).command({ run, key }, { type: "scale", workers });
+      exit(0);
+    },
+  )
+  .command(
+    "stop <run>",
+    "End a run with the step under way, and save its state",
+    (command) => command.positional("run", RUN_UNDER_WAY).options(STOP_OPTIONS),
+    async ({ run, key = null }) => {
+      await (await import("./commands/remote.ts")).command({ run, key }, { type: "stop" });
+      exit(0);
+    },
+  )
+  .command(
+    "keygen",
+    "Write a new key file for a run: whoever has a copy is a member, nobody else is",
+    (command) =>
+      command
+        .options(KEYGEN_OPTIONS)
+        .example("$0 keygen --out run.key", "Copy it to each machine, then give --key run.key there"),
+    async ({ out }) => {
+      (await import("./commands/keygen.ts")).keygen(out);
+    },
+  )
+  .command(
+    "doctor",
+    "Show runtimes, engines with their speed, GPUs, and what to do where one is missing",
+    (command) => command.options(DOCTOR_OPTIONS),
+    async ({ json }) => {
+      const { doctor } = await import("./commands/doctor.ts");
+      exit(await doctor(json));
+    },
+  )
+  .command(
+    "probe",
+    false,
+    (command) => command.options(PROBE_OPTIONS),
+    async ({ engine, device, batchSize, shards, speedMs }) => {
+      const { probe } = await import("./commands/probe.ts");
+      await probe({ engine, device: device ?? null, batchSize, shards, speedMs });
+      exit(0);
     },
   )
   .completion("completion", "Print a script that completes commands and flags in the shell")
@@ -167,6 +246,8 @@ async function trainWith(argv: RunArguments, launch: boolean): Promise<void> {
       resume: argv.resume ?? false,
       logFormat: argv.logFormat,
       bind: String(argv.bind),
+      key: argv.key ?? null,
+      insecure: argv.insecure,
       launch,
     }),
   );

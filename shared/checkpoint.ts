@@ -138,12 +138,19 @@ export function parseManifest(text: string): Manifest {
   } catch (error) {
     throw new CheckpointError(`Cannot read ${MANIFEST_FILE} as it must be JSON: ${describeError(error)}`);
   }
-  const version =
-    typeof json === "object" && json !== null && "formatVersion" in json ? json.formatVersion : undefined;
+  const { manifestSha256, ...body } = (json ?? {}) as Record<string, unknown>;
+  const found = sha256(JSON.stringify(body));
+  if (found !== manifestSha256) {
+    throw new CheckpointError(
+      `Cannot trust ${MANIFEST_FILE} as its SHA-256 must be ${JSON.stringify(manifestSha256)}: got ${found}`,
+    );
+  }
+  // Every format has that hash: a changed bit is never taken for another format, behind which older ones are not looked at.
+  const { formatVersion: version } = body;
   if (version !== FORMAT_VERSION) {
     throw new CheckpointError(
       `Cannot read checkpoint as format version must be ${FORMAT_VERSION}: got ${JSON.stringify(version)}`,
-      { incompatible: version !== undefined },
+      { incompatible: true },
     );
   }
   const result = ManifestSchema.safeParse(json);
@@ -151,13 +158,6 @@ export function parseManifest(text: string): Manifest {
     const issue = result.error.issues[0];
     throw new CheckpointError(
       `Cannot read ${MANIFEST_FILE} as '${issue.path.join(".")}' is wrong: ${issue.message}`,
-    );
-  }
-  const { manifestSha256, ...body } = json as Record<string, unknown>;
-  const found = sha256(JSON.stringify(body));
-  if (found !== manifestSha256) {
-    throw new CheckpointError(
-      `Cannot trust ${MANIFEST_FILE} as its SHA-256 must be ${String(manifestSha256)}: got ${found}`,
     );
   }
   return result.data;

@@ -10,8 +10,14 @@ import { UsageError } from "./errors.ts";
 import { MODEL_NAMES } from "./nn/models.ts";
 import { OBJECTIVE_NAMES } from "./nn/objectives.ts";
 
-export const ENGINE_NAMES = ["wasm", "cpu"] as const;
+/** What can compute gradients. */
+export const ENGINE_NAMES = ["tensorflow", "webgpu", "wasm", "cpu"] as const;
 export type EngineName = (typeof ENGINE_NAMES)[number];
+/** auto becomes the fastest engine of this machine before the run begins. */
+export const ENGINE_CHOICES = ["auto", ...ENGINE_NAMES] as const;
+
+/** What local workers run on; mixed: by turns, beginning with node. */
+export const RUNTIME_CHOICES = ["node", "deno", "mixed"] as const;
 
 export const GRADIENT_DTYPES = ["fp32", "bf16"] as const;
 
@@ -52,8 +58,24 @@ export type TrainingConfig = z.infer<z.ZodObject<typeof trainingShape>>;
 const RunConfigSchema = z
   .strictObject({
     ...trainingShape,
-    /** Worker processes to train with. */
+    /** Worker processes that a run begins with. */
     workers: count(4096),
+    /** Below this many the run waits for more. */
+    minWorkers: count(4096).default(1),
+    /** The most that may join, or null for as many as there are shards. */
+    maxWorkers: count(4096).nullable().default(null),
+    /** How often a worker process on this machine that has ended is started again. */
+    maxRestarts: z.int().min(0).max(1e6).default(3),
+    /** What worker processes on this machine run on. */
+    runtime: z.enum(RUNTIME_CHOICES).default("node"),
+    /** GPUs of local workers: "all" or indices with commas; null for all that the engine can use. */
+    gpus: z
+      .string()
+      .regex(/^(all|\d+(,\d+)*)$/, { error: 'must be "all" or indices with commas, as "0,1"' })
+      .nullable()
+      .default(null),
+    /** Local workers that share a GPU, or null for as few as --workers allows. */
+    workersPerGpu: count(64).nullable().default(null),
     /** Passes over the data set, or null for no such limit. */
     epochs: z.number().positive().max(1e6).nullable().default(null),
     /** Global steps after which the run ends, or null for no such limit. */
@@ -66,10 +88,16 @@ const RunConfigSchema = z
     /** Steps between checkpoints; one is always written at the end. */
     checkpointEvery: count().default(500),
     keepCheckpoints: z.int().min(2).max(1e6).default(3),
+    /** Checkpoints in a row that could not be written, after which the run stops. */
+    maxCheckpointFailures: count(1e6).default(3),
     /** Steps between pictures, or null for one per epoch. */
     sampleEvery: count().nullable().default(null),
     /** Silence after which a worker or the coordinator counts as gone, in milliseconds. */
-    failureTimeoutMs: z.int().min(2000).max(3_600_000).default(5000),
+    failureTimeoutMs: z.int().min(500).max(3_600_000).default(2000),
+    /** Waiting of others after which a worker counts as gone although it answers, in milliseconds; 0 for never. */
+    stragglerTimeoutMs: z.int().min(0).max(86_400_000).default(30_000),
+    /** Silence of the coordinator after which a worker saves its state and ends, in milliseconds. */
+    orphanTimeoutMs: z.int().min(0).max(86_400_000).default(60_000),
     /** Whether workers of one host exchange gradients through shared memory instead of tcp. */
     sharedMemory: z.boolean().default(true),
     /** Steps whose batches are sent ahead of use. */
@@ -78,6 +106,14 @@ const RunConfigSchema = z
   .refine((c) => c.shards <= c.globalBatchSize, {
     path: ["shards"],
     error: "must be at most the global batch size, as every shard needs a sample",
+  })
+  .refine((c) => c.minWorkers <= c.workers, {
+    path: ["minWorkers"],
+    error: "must be at most --workers, with which the run begins",
+  })
+  .refine((c) => c.maxWorkers === null || (c.workers <= c.maxWorkers && c.maxWorkers <= c.shards), {
+    path: ["maxWorkers"],
+    error: "must be between --workers and --shards",
   })
   .refine((c) => c.workers <= c.shards, {
     path: ["workers"],
@@ -94,6 +130,8 @@ export const DEFAULT_EPOCHS = 2;
 export function flagOf(field: string): string {
   if (field === "verifyData") return "--verify-data";
   if (field === "failureTimeoutMs") return "--failure-timeout";
+  if (field === "stragglerTimeoutMs") return "--straggler-timeout";
+  if (field === "orphanTimeoutMs") return "--orphan-timeout";
   return `--${field.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
 }
 
@@ -112,10 +150,19 @@ export function parseRunConfig(value: unknown): RunConfig {
   }
   const problems = result.error.issues.map((issue) => {
     const field = String(issue.path[0] ?? "");
-    const got = field === "" ? "" : `: got ${JSON.stringify((value as Record<string, unknown>)[field])}`;
+    const got = field === "" ? "" : `: got ${shown((value as Record<string, unknown>)[field])}`;
     return field === "" ? issue.message : `${flagOf(field)}: ${issue.message}${got}`;
   });
   throw new UsageError(`Cannot use this configuration:\n  ${problems.join("\n  ")}`);
+}
+
+/** A value for a message. YAML and msgpack bring some that JSON has not, as numbers of 64 bits and cycles. */
+function shown(value: unknown): string {
+  try {
+    return JSON.stringify(value) ?? "nothing";
+  } catch {
+    return typeof value === "bigint" ? String(value) : `a value of type ${typeof value}`;
+  }
 }
 
 /** The part of a configuration that decides bits. */

@@ -7,11 +7,8 @@
  * @module
  */
 
-export type Frame = Uint8Array | string;
-
-interface Sender {
-  send(frames: Frame[]): Promise<void>;
-}
+import type { Frame, Sender } from "./polled-sockets.ts";
+import { send } from "./sockets.ts";
 
 export class Outbox {
   readonly #socket: Sender;
@@ -45,7 +42,7 @@ export class Outbox {
       const frames = this.#queue[0];
       if (frames === undefined) break;
       try {
-        await this.#socket.send(frames);
+        await send(this.#socket, frames);
       } catch (error) {
         this.#onError(error, frames);
       }

@@ -25,6 +25,8 @@ export function phasesOfStep(discriminatorSteps: number): readonly Phase[] {
 /**
  * Metrics ride behind the gradient in the all-reduced vector, so that they are
  * summed in the canonical order too: sums over samples, divided by the global batch size.
+ * A probability is the sigmoid of a logit. Where the discriminator is trained as a critic (least-squares,
+ * hinge, wgan-gp) it is no probability, but still rises with the critic's score; the score 0 gives 0.5.
  */
 export const PHASE_METRICS = {
   discriminator: ["loss", "realProbability", "fakeProbability"],

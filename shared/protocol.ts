@@ -11,6 +11,8 @@ import { z } from "zod";
 import type { RunConfig } from "./config.ts";
 import { parseRunConfig } from "./config.ts";
 import { describeError, ProtocolError } from "./errors.ts";
+import { brokenLimit } from "./msgpack-limits.ts";
+import { PACKAGE_VERSION, PROTOCOL_VERSION } from "./version.ts";
 
 /** Name of a worker; survives a reconnect. */
 export type WorkerId = string;
@@ -26,13 +28,16 @@ export function encodeHeader(header: object): Buffer {
   return Buffer.from(packr.pack(header));
 }
 
-/** @throws {ProtocolError} If the frame is no msgpack or too large. */
-export function decodeHeader(frame: Uint8Array): unknown {
+/** @throws {ProtocolError} If the frame is missing, too large, no msgpack or nested too deep. */
+export function decodeHeader(frame: Uint8Array | undefined): unknown {
+  if (frame === undefined) throw new ProtocolError("Cannot use message as it must have a header: got none");
   if (frame.byteLength > MAX_HEADER_BYTES) {
     throw new ProtocolError(
       `Cannot decode header as it must have at most ${MAX_HEADER_BYTES} bytes: got ${frame.byteLength}`,
     );
   }
+  const broken = brokenLimit(frame);
+  if (broken !== null) throw new ProtocolError(`Cannot decode header as its msgpack ${broken}`);
   try {
     return unpackr.unpack(frame);
   } catch (error) {
@@ -75,6 +80,20 @@ const StepMetrics = z.strictObject({
 });
 export type StepMetrics = z.infer<typeof StepMetrics>;
 
+export const StepReportSchema = z.strictObject({
+  /** Steps complete. */
+  globalStep: index,
+  metrics: StepMetrics,
+  timing: Timing,
+  generatorHash: hash,
+  discriminatorHash: hash,
+});
+/** What a worker says of a step whose phases it has all applied. */
+export type StepReport = z.infer<typeof StepReportSchema>;
+
+/** Reports that a worker keeps until it hears that no crash can lose them: what a header has room for. */
+export const MAX_KEPT_REPORTS = 2000;
+
 const DataAddressSchema = z.strictObject({
   /** tcp://host:port. */
   endpoint: text,
@@ -90,18 +109,43 @@ const DataAddressSchema = z.strictObject({
 export type DataAddress = z.infer<typeof DataAddressSchema>;
 export type SharedFileAddress = NonNullable<DataAddress["sharedFile"]>;
 
+const PositionSchema = z.strictObject({
+  /** Steps complete. */
+  globalStep: index,
+  /** Phases applied in the step after those. */
+  phase: index,
+});
+/** How far a replica is. Two replicas of a run at one position have the same bits. */
+export type Position = z.infer<typeof PositionSchema>;
+
+/** Below 0 if `a` is behind `b`, 0 if they are equal. */
+export function comparePositions(a: Position, b: Position): number {
+  return a.globalStep - b.globalStep || a.phase - b.phase;
+}
+
 const WorkerMessageSchema = z.discriminatedUnion("type", [
   /** First message of an incarnation. Stale: never, as the routing id is new each time. */
   z.strictObject({
     type: z.literal("join"),
-    protocolVersion: index,
+    protocolVersion: z.literal(PROTOCOL_VERSION),
     packageVersion: text,
+    /** Of the built files (see code-hash.ts). */
+    codeHash: hash,
     workerId: id,
     host: text,
     pid: index,
     runtime: text,
     /** Where other workers reach this one's data plane. */
     data: DataAddressSchema,
+    /** State that it holds from before it lost the coordinator, or null. */
+    holds: z
+      .strictObject({
+        runId: id,
+        position: PositionSchema,
+        /** Of its last steps, as far as it does not know that they are recorded. */
+        reports: z.array(StepReportSchema).max(MAX_KEPT_REPORTS),
+      })
+      .nullable(),
   }),
   /** Every heartbeat interval; proves that the event loop runs, and says where training stands. */
   z.strictObject({
@@ -109,22 +153,25 @@ const WorkerMessageSchema = z.discriminatedUnion("type", [
     generation: index,
     globalStep: index,
     phase: text,
-    /** For whom and what the worker waits, or null. */
+    /** For whom and what the worker waits for long, or null. */
     waitingFor: text.nullable(),
+    waitedMs: milliseconds,
+    /** Ranks without which its all-reduce cannot go on. */
+    waitingRanks: z.array(index).max(4096),
   }),
-  /** The worker holds the state of the generation's first step and has connected to its peers. */
-  z.strictObject({ type: z.literal("ready"), generation: index, parameterHash: hash }),
-  /** All phases of a step are applied. Stale: counted for its own step only. */
+  /** Answer to "regroup": the worker computes nothing more for older generations. */
   z.strictObject({
-    type: z.literal("step"),
+    type: z.literal("paused"),
     generation: index,
-    /** Steps now complete. */
-    globalStep: index,
-    metrics: StepMetrics,
-    timing: Timing,
-    generatorHash: hash,
-    discriminatorHash: hash,
+    /** Null if it holds no state yet. */
+    position: PositionSchema.nullable(),
   }),
+  /** Answer to "prepare": the worker can take the state of the run. */
+  z.strictObject({ type: z.literal("prepared"), runId: id }),
+  /** The worker holds the state that the generation starts from and has connected to its peers. */
+  z.strictObject({ type: z.literal("ready"), generation: index, stateHash: text }),
+  /** All phases of a step are applied. Stale: counted for its own step only. */
+  z.strictObject({ type: z.literal("step"), generation: index, report: StepReportSchema }),
   /** The worker has done its last step and holds the final state. */
   z.strictObject({ type: z.literal("finished"), generation: index, globalStep: index }),
   /** A reduced gradient or loss is not finite, so nobody applied it. Every worker sends this. */
@@ -148,40 +195,64 @@ export type Peer = z.infer<typeof PeerSchema>;
 
 const StartSchema = z.strictObject({
   type: z.literal("start"),
+  /** Id of the coordinator's process, which counts generations. */
+  term: z.string().min(1).max(64),
   generation: index,
   rank: index,
   worldSize: index.min(1),
   /** All members, sorted by rank, the receiver among them. */
   peers: z.array(PeerSchema).min(1),
-  /** Steps complete in the state that training starts from. */
-  globalStep: index,
+  /** Names the run to workers that outlive a coordinator. */
+  runId: id,
+  /** Where the state is that training starts from. */
+  position: PositionSchema,
   /** Step after which training ends. */
   endStep: index,
   /** Images in the data set, from which epochs follow. */
   numImages: index.min(1),
-  /** Whether the state comes from a checkpoint (bulk plane) or from the seed. */
-  stateFrom: z.enum(["seed", "checkpoint"]),
+  dataset: z.strictObject({ name: text, sha256: hash }),
+  /** The run's folder of checkpoints on the coordinator's host, for a worker that is left alone. */
+  checkpoints: text,
+  /** Whence the receiver takes the state: its own, a peer's (data plane), a checkpoint's (bulk plane), or the seed. */
+  stateFrom: z.enum(["own", "peer", "checkpoint", "seed"]),
+  /** Ranks to which the receiver sends its state. */
+  stateTo: z.array(index),
   /** Port of the coordinator's bulk plane, on the host of its control plane. */
   bulkPort: index,
   config: z.unknown(),
 });
 
+const PrepareSchema = z.strictObject({ type: z.literal("prepare"), runId: id, config: z.unknown() });
+
 const CoordinatorMessageSchema = z.discriminatedUnion("type", [
-  /** The worker may not join; it exits. */
+  /** The worker may not join; it exits. Of the same shape in every version, as it tells of other versions. */
   z.strictObject({ type: z.literal("refuse"), reason: text }),
+  /** The worker may not join, and nobody here needs the state that it holds: it saves it, and exits. */
+  z.strictObject({ type: z.literal("otherRun"), reason: text }),
+  /** The coordinator does not count this incarnation any more: join again, with the state that it holds. */
+  z.strictObject({ type: z.literal("unknown") }),
+  /** Load the engine while others train: the receiver enters with the generation after its answer. */
+  PrepareSchema,
+  /** Members change: stop where you are and say where that is. Stale: if a later generation is known. */
+  z.strictObject({ type: z.literal("regroup"), generation: index }),
   /** Every heartbeat interval. */
-  z.strictObject({ type: z.literal("heartbeat"), joined: index, expected: index }),
+  z.strictObject({
+    type: z.literal("heartbeat"),
+    /** The run never goes back before this step, and the metrics of all steps up to it are on disk. */
+    safe: index,
+  }),
   StartSchema,
-  /** Training ends after this many steps: every worker has, or will get, the batches up to there. */
-  z.strictObject({ type: z.literal("finish"), generation: index, globalStep: index }),
   /** All is saved: exit with code 0. */
   z.strictObject({ type: z.literal("exit") }),
   /** The run has failed: exit with code 1. */
   z.strictObject({ type: z.literal("abort"), reason: text }),
 ]);
 export type StartMessage = Omit<z.infer<typeof StartSchema>, "config"> & { readonly config: RunConfig };
+export type PrepareMessage = Omit<z.infer<typeof PrepareSchema>, "config"> & { readonly config: RunConfig };
 export type CoordinatorMessage =
-  Exclude<z.infer<typeof CoordinatorMessageSchema>, { type: "start" }> | StartMessage;
+  | Exclude<z.infer<typeof CoordinatorMessageSchema>, { type: "start" | "prepare" }>
+  | PrepareMessage
+  | StartMessage;
 
 /** The training state after globalStep steps, in STATE_FRAMES. */
 const StateSchema = z.strictObject({
@@ -195,8 +266,8 @@ const StateSchema = z.strictObject({
 
 /** Bulk plane, worker to coordinator. */
 const WorkerBulkSchema = z.discriminatedUnion("type", [
-  /** Opens the bulk plane of this worker; asks for the checkpoint's state if `start` promised one. */
-  z.strictObject({ type: z.literal("hello"), generation: index }),
+  /** Opens the bulk plane of this worker; asks for the checkpoint's state where `start` promised one. */
+  z.strictObject({ type: z.literal("hello"), generation: index, wantsState: z.boolean() }),
   /** Batches of steps below this one have been used: the credit that keeps the stream moving. */
   z.strictObject({ type: z.literal("credit"), generation: index, globalStep: index }),
   /** Sent by rank 0, for a checkpoint. */
@@ -225,14 +296,86 @@ export const STATE_FRAMES = [
   "discriminatorV",
 ] as const;
 
+/** What a user's command asks of a coordinator. */
+const AdminRequestSchema = z.discriminatedUnion("type", [
+  z.strictObject({ type: z.literal("status") }),
+  /** Train with so many workers from now on. */
+  z.strictObject({ type: z.literal("scale"), workers: index.min(1).max(4096) }),
+  /** End with the step under way; its state is saved. */
+  z.strictObject({ type: z.literal("stop") }),
+]);
+export type AdminRequest = z.infer<typeof AdminRequestSchema>;
+
+const MemberStatusSchema = z.strictObject({
+  workerId: id,
+  /** Null until it has entered. */
+  rank: index.nullable(),
+  host: text,
+  pid: index,
+  runtime: text,
+  /** Shards that it computes, [start, end), or null. */
+  shards: z.tuple([index, index]).nullable(),
+  position: text,
+  waitingFor: text.nullable(),
+  silentMs: milliseconds,
+});
+
+const RunStatusSchema = z.strictObject({
+  /** What was turned away since the coordinator began. */
+  refused: z.strictObject({ connections: index, messages: index }),
+  status: text,
+  generation: index,
+  globalStep: index,
+  endStep: index,
+  imagesPerSecond: milliseconds,
+  members: z.array(MemberStatusSchema),
+  /** Newest last. */
+  lastFaults: z.array(z.strictObject({ at: text, text })),
+});
+export type RunStatus = z.infer<typeof RunStatusSchema>;
+
+const AdminAnswerSchema = z.discriminatedUnion("type", [
+  z.strictObject({ type: z.literal("status"), run: RunStatusSchema }),
+  z.strictObject({ type: z.literal("done"), text }),
+  z.strictObject({ type: z.literal("cannot"), reason: text }),
+]);
+export type AdminAnswer = z.infer<typeof AdminAnswerSchema>;
+
+/** @throws {ProtocolError} If a field is missing, unknown or has the wrong type. */
+export function parseAdminAnswer(header: unknown): AdminAnswer {
+  return parse(AdminAnswerSchema, header, "answer");
+}
+
+/**
+ * What the coordinator's control plane takes: from workers, and from users' commands.
+ *
+ * @throws {ProtocolError} If a field is missing, unknown or has the wrong type.
+ */
+export function parseControlMessage(header: unknown): WorkerMessage | AdminRequest {
+  const admin = AdminRequestSchema.safeParse(header);
+  return admin.success ? admin.data : parseWorkerMessage(header);
+}
+
+/**
+ * Why a join cannot be parsed that another version of the protocol wrote; null for any other header.
+ * Only its type and version are sure to be there.
+ */
+export function refusedVersion(header: unknown): string | null {
+  if (typeof header !== "object" || header === null) return null;
+  const { type, protocolVersion } = header as { readonly type?: unknown; readonly protocolVersion?: unknown };
+  if (type !== "join" || typeof protocolVersion !== "number" || protocolVersion === PROTOCOL_VERSION)
+    return null;
+  return `Cannot join as protocol version must be ${PROTOCOL_VERSION}: got ${protocolVersion}. Install the same version of lockstep (here ${PACKAGE_VERSION}) on all machines`;
+}
+
 function parse<T>(schema: z.ZodType<T>, header: unknown, what: string): T {
   const result = schema.safeParse(header);
   if (result.success) return result.data;
   const issue = result.error.issues[0];
-  const type =
-    typeof header === "object" && header !== null && "type" in header ? String(header.type) : typeof header;
+  const { type } = (header ?? {}) as { readonly type?: unknown };
+  const name = typeof type === "string" ? type.slice(0, 40) : typeof type;
   throw new ProtocolError(
-    `Cannot parse ${what} "${type}" as '${issue.path.join(".")}' is wrong: ${issue.message}`,
+    `Cannot parse ${what} "${name}" as '${issue.path.join(".")}' is wrong: ${issue.message}`,
   );
 }
 
@@ -244,11 +387,11 @@ export function parseWorkerMessage(header: unknown): WorkerMessage {
 /** @throws {ProtocolError} If a field is missing, unknown or has the wrong type. */
 export function parseCoordinatorMessage(header: unknown): CoordinatorMessage {
   const message = parse(CoordinatorMessageSchema, header, "coordinator message");
-  if (message.type !== "start") return message;
+  if (message.type !== "start" && message.type !== "prepare") return message;
   try {
     return { ...message, config: parseRunConfig(message.config) };
   } catch (error) {
-    throw new ProtocolError(`Cannot parse "start": ${describeError(error)}`);
+    throw new ProtocolError(`Cannot parse "${message.type}": ${describeError(error)}`);
   }
 }
 

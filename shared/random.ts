@@ -15,6 +15,7 @@ export const STREAMS = {
   shuffle: 4,
   sampleNoise: 5,
   syntheticDigits: 6,
+  penalty: 7,
 } as const;
 
 export type StreamName = keyof typeof STREAMS;
@@ -231,6 +232,12 @@ export function fillUniform(
     if ((k & 3) === 0) threefry4x32(key, k >>> 2, 0, 0, 0, words);
     out[i] = (words[k & 3] / 2 ** 31 - 1) * bound;
   }
+}
+
+/** One number in [0, 1), a multiple of 2^-24: exact in float32. @param c1 c2 c3 As for {@linkcode fillNormal}. */
+export function uniformUnit(key: StreamKey, c1: number, c2: number, c3: number): number {
+  threefry4x32(key, 0, c1, c2, c3, words);
+  return (words[0] >>> 8) / 2 ** 24;
 }
 
 /**

@@ -1,10 +1,16 @@
 /**
  * ZeroMQ sockets with the options that every part of this project wants, and
- * one way to receive from them.
+ * one way to send and one to receive. In Node, zeromq waits by itself. In Deno
+ * it may only be called where it need not wait, so a poller waits for it.
  *
  * @module
  */
 import { context, Dealer, Pull, Push, Router } from "zeromq";
+import type { RunKey } from "./keys.ts";
+import type { Frame, Receiver, Sender } from "./polled-sockets.ts";
+import { receivePolled, sendPolled } from "./polled-sockets.ts";
+import { Poller } from "./poller.ts";
+import { RUNTIME } from "./runtime.ts";
 
 // Closing the process must never wait for messages that nobody will receive.
 context.blocky = false;
@@ -15,7 +21,18 @@ const CONNECTION_TIMEOUT_MS = 30_000;
 interface Limits {
   /** Largest frame that a peer may send; a larger one closes its connection. */
   readonly maxFrameBytes: number;
+  /** The run's key, or null: then nothing is encrypted, and anybody may connect. */
+  readonly key: RunKey | null;
 }
+
+/** Messages of one peer that wait to be read; it then has to wait, so that a flood does not fill the memory. */
+const MAX_WAITING = 1000;
+
+/** Null where zeromq can wait by itself. */
+const poller = RUNTIME === "deno" ? new Poller() : null;
+/** For sockets that receive, or send: with a poller zeromq never waits. (A timeout above 0 would crash Deno.) */
+const RECEIVES = poller === null ? {} : { receiveTimeout: 0 };
+const SENDS = poller === null ? {} : { sendTimeout: 0 };
 
 const COMMON = {
   linger: 500,
@@ -24,44 +41,90 @@ const COMMON = {
   handshakeInterval: 5000,
 } as const;
 
+/** Options of a side that listens. Until a guard gives it a domain that it knows (see door.ts), nobody can connect. */
+function serving(key: RunKey | null) {
+  if (key === null) return {};
+  const { secretKey: curveSecretKey } = key;
+  return { curveServer: true, curveSecretKey, zapDomain: "closed", zapEnforceDomain: true };
+}
+
+/** Options of a side that connects. */
+function connecting(key: RunKey | null) {
+  if (key === null) return {};
+  const { publicKey, secretKey } = key;
+  return { curveServerKey: publicKey, curvePublicKey: publicKey, curveSecretKey: secretKey };
+}
+
+/** Deno crashes when it collects a socket that is closed, so it never does. */
+const kept: object[] = [];
+
+function keep<T extends object>(socket: T): T {
+  if (RUNTIME === "deno") kept.push(socket);
+  return socket;
+}
+
 /** Workers' side of the control and the bulk plane. @param routingId New for every incarnation. */
 export function dealer(routingId: string, limits: Limits): Dealer {
-  return new Dealer({
-    ...COMMON,
-    routingId,
-    immediate: true,
-    maxMessageSize: limits.maxFrameBytes,
-    reconnectInterval: 100,
-    reconnectMaxInterval: 1000,
-    sendHighWaterMark: 10_000,
-    receiveHighWaterMark: 10_000,
-  });
+  return keep(
+    new Dealer({
+      ...COMMON,
+      ...connecting(limits.key),
+      ...RECEIVES,
+      ...SENDS,
+      routingId,
+      immediate: true,
+      maxMessageSize: limits.maxFrameBytes,
+      reconnectInterval: 100,
+      reconnectMaxInterval: 1000,
+      sendHighWaterMark: 10_000,
+      receiveHighWaterMark: 10_000,
+    }),
+  );
 }
 
 /** Coordinator's side of the control and the bulk plane: an unknown receiver is an error, not a silence. */
 export function router(limits: Limits): Router {
-  return new Router({
-    ...COMMON,
-    mandatory: true,
-    maxMessageSize: limits.maxFrameBytes,
-    sendHighWaterMark: 10_000,
-    receiveHighWaterMark: 10_000,
-  });
+  return keep(
+    new Router({
+      ...COMMON,
+      ...serving(limits.key),
+      ...RECEIVES,
+      ...SENDS,
+      mandatory: true,
+      maxMessageSize: limits.maxFrameBytes,
+      sendHighWaterMark: 10_000,
+      receiveHighWaterMark: MAX_WAITING,
+    }),
+  );
 }
 
 /** Receiving side of a worker's data plane. */
 export function pull(limits: Limits): Pull {
-  return new Pull({ ...COMMON, maxMessageSize: limits.maxFrameBytes, receiveHighWaterMark: 1000 });
+  return keep(
+    new Pull({
+      ...COMMON,
+      ...serving(limits.key),
+      ...RECEIVES,
+      maxMessageSize: limits.maxFrameBytes,
+      receiveHighWaterMark: MAX_WAITING,
+    }),
+  );
 }
 
 /** Sending side of the data plane, one per peer. */
-export function push(): Push {
-  return new Push({ ...COMMON, immediate: true, reconnectInterval: 100, sendHighWaterMark: 1000 });
-}
-
-interface Receiver {
-  readonly closed: boolean;
-  receive(): Promise<Buffer[]>;
+export function push(key: RunKey | null): Push {
+  return keep(
+    new Push({
+      ...COMMON,
+      ...connecting(key),
+      ...SENDS,
+      immediate: true,
+      reconnectInterval: 100,
+      sendHighWaterMark: MAX_WAITING,
+      // Nobody sends on it.
+      maxMessageSize: 4096,
+    }),
+  );
 }
 
 /**
@@ -70,6 +133,7 @@ interface Receiver {
  * @param onMessage Errors that it throws reject the returned promise.
  */
 export async function receiveAll(socket: Receiver, onMessage: (frames: Buffer[]) => void): Promise<void> {
+  if (poller !== null) return receivePolled(poller, socket, onMessage);
   for (;;) {
     let frames: Buffer[];
     try {
@@ -82,6 +146,15 @@ export async function receiveAll(socket: Receiver, onMessage: (frames: Buffer[])
   }
 }
 
+/**
+ * Resolves when ZeroMQ has queued the message; one at a time for each socket.
+ *
+ * @throws {Error} If it cannot be sent.
+ */
+export function send(socket: Sender, frames: Frame[]): Promise<void> {
+  return poller === null ? socket.send(frames) : sendPolled(poller, socket, frames);
+}
+
 /** "tcp://host:port" in parts. @throws {RangeError} If it is not such an endpoint. */
 export function parseEndpoint(endpoint: string): { readonly host: string; readonly port: string } {
   const match = /^tcp:\/\/(\[[^\]]+\]|[^:[\]]+):(\d+|\*)$/.exec(endpoint);
@@ -89,4 +162,9 @@ export function parseEndpoint(endpoint: string): { readonly host: string; readon
     throw new RangeError(`Cannot use endpoint as it must look like tcp://host:port: got "${endpoint}"`);
   }
   return { host: match[1], port: match[2] };
+}
+
+/** Whether only processes of this machine reach a host that somebody listens on. A name other than localhost may be anything. */
+export function isLoopback(host: string): boolean {
+  return host === "localhost" || host === "[::1]" || /^127(\.\d{1,3}){3}$/.test(host);
 }

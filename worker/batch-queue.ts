@@ -3,18 +3,21 @@
  *
  * @module
  */
+import { Interrupted } from "./interrupted.ts";
+
 export class BatchQueue {
   readonly #batches = new Map<number, Uint8Array>();
-  #endStep: number;
-  #waiting: { readonly globalStep: number; resolve(batch: Uint8Array | null): void } | null = null;
+  readonly #endStep: number;
+  #interrupted = false;
+  #waiting: {
+    readonly globalStep: number;
+    resolve(batch: Uint8Array | null): void;
+    reject(error: Error): void;
+  } | null = null;
 
   /** @param endStep Steps from this one on will get no batch. */
   constructor(endStep: number) {
     this.#endStep = endStep;
-  }
-
-  get endStep(): number {
-    return this.#endStep;
   }
 
   put(globalStep: number, batch: Uint8Array): void {
@@ -22,16 +25,20 @@ export class BatchQueue {
     this.#settle();
   }
 
-  /** Brings the end nearer; a wait for a batch beyond it ends with null. */
-  finishAt(endStep: number): void {
-    this.#endStep = Math.min(this.#endStep, endStep);
+  /** Lets every wait, also later ones, fail. */
+  interrupt(): void {
+    this.#interrupted = true;
     this.#settle();
   }
 
-  /** The batch of a step, or null once it is known that training ends before it. */
+  /**
+   * The batch of a step, or null once it is known that training ends before it.
+   *
+   * @throws {Interrupted} After interrupt().
+   */
   take(globalStep: number): Promise<Uint8Array | null> {
-    return new Promise((resolve) => {
-      this.#waiting = { globalStep, resolve };
+    return new Promise((resolve, reject) => {
+      this.#waiting = { globalStep, resolve, reject };
       this.#settle();
     });
   }
@@ -39,6 +46,11 @@ export class BatchQueue {
   #settle(): void {
     const waiting = this.#waiting;
     if (waiting === null) return;
+    if (this.#interrupted) {
+      this.#waiting = null;
+      waiting.reject(new Interrupted());
+      return;
+    }
     const batch = this.#batches.get(waiting.globalStep);
     if (batch === undefined && waiting.globalStep < this.#endStep) return;
     this.#waiting = null;

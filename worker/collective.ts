@@ -13,6 +13,8 @@ import type { DataMessage } from "./data-messages.ts";
 export const SEGMENT_FLOATS = 1 << 19;
 
 export interface CollectivePlan {
+  /** Id of the coordinator's process, which counts generations. */
+  readonly term: string;
   readonly generation: number;
   readonly worldSize: number;
   readonly rank: number;
@@ -31,14 +33,18 @@ export interface CollectivePlan {
 /** Buffers for values of peers while they are summed. */
 export class SegmentPool {
   readonly #free: Float32Array[];
+  /** Values in a buffer. */
+  readonly #length: number;
 
-  /** Buffers that a sum over so many shards can hold at once, of SEGMENT_FLOATS each. */
+  /** Buffers that a sum over so many shards can hold at once. */
   static buffersFor(numShards: number): number {
     return Math.ceil(Math.log2(Math.max(2, numShards))) + 1;
   }
 
+  /** @param buffers Of one length, which no segment exceeds. */
   constructor(buffers: readonly Float32Array[]) {
     this.#free = [...buffers];
+    this.#length = buffers.at(0)?.length ?? 0;
   }
 
   take(length: number): Float32Array {
@@ -48,7 +54,7 @@ export class SegmentPool {
   }
 
   give(values: Float32Array): void {
-    this.#free.push(new Float32Array(values.buffer, values.byteOffset, SEGMENT_FLOATS));
+    this.#free.push(new Float32Array(values.buffer, values.byteOffset, this.#length));
   }
 }
 
@@ -86,7 +92,9 @@ export interface Collective {
    * @throws {ProtocolError} If it is not one that this phase still waits for.
    */
   receive(message: DataMessage, copyTo: CopyTo): readonly Outgoing[];
-  /** What is missing and from whom, for a worker that has to wait; null if nothing. */
+  /** Ranks from which messages are missing, one entry per message. */
+  missingFrom(): readonly number[];
+  /** The same in words, for a worker that has to wait; null if nothing is missing. */
   describeMissing(): string | null;
 }
 
@@ -133,6 +141,7 @@ export class CollectiveContext {
   header(type: DataMessage["type"], range: Range, node: Range): DataMessage {
     return {
       type,
+      term: this.plan.term,
       generation: this.plan.generation,
       globalStep: this.globalStep,
       phase: this.phase,

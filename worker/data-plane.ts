@@ -1,9 +1,8 @@
 /**
  * The transport of the all-reduce: one PULL socket that all peers send to, one
  * PUSH socket to each peer that the schedule exchanges with, and for peers on
- * the same host a shared file that holds the values, so that only headers travel through ZeroMQ. Messages of a
- * phase that this worker has not begun are kept; peers can be at most one phase
- * ahead, since the phase after that needs this worker's part.
+ * the same host a shared file that holds the values, so that only headers
+ * travel through ZeroMQ. What the messages mean is the exchange's.
  *
  * Buffers: partial sums may be overwritten once the reduction is done (every
  * receiver has then used them); a result may be overwritten when the next
@@ -12,39 +11,34 @@
  *
  * @module
  */
-import type { Pull, Push } from "zeromq";
+import type { Push } from "zeromq";
 import { decodeRounded, encodeRounded } from "../shared/bf16.ts";
-import { describeError, ProtocolError } from "../shared/errors.ts";
+import type { Door } from "../shared/door.ts";
+import { openDoor } from "../shared/door.ts";
+import { describeError } from "../shared/errors.ts";
 import { alignedFrame, bytesOf, floatsOf } from "../shared/frames.ts";
+import type { RunKey } from "../shared/keys.ts";
 import { Outbox } from "../shared/outbox.ts";
 import type { DataAddress, Peer } from "../shared/protocol.ts";
 import { decodeHeader, encodeHeader } from "../shared/protocol.ts";
 import { pull, push, receiveAll } from "../shared/sockets.ts";
-import type { Add, Partial } from "../shared/tree-sum.ts";
-import type { AttachedMessage, DataMessage } from "./data-messages.ts";
+import type { Partial } from "../shared/tree-sum.ts";
+import type { AttachedMessage, DataMessage, StateMessage } from "./data-messages.ts";
 import { parsePeerMessage } from "./data-messages.ts";
-import type { Collective, CopyTo, Outgoing } from "./collective.ts";
-import { SEGMENT_FLOATS, SegmentPool } from "./collective.ts";
-import { arePartners, createCollective } from "./schedule.ts";
+import type { CopyTo, Outgoing } from "./collective.ts";
+import { SEGMENT_FLOATS } from "./collective.ts";
+import type { Group, TransferredState } from "./exchange.ts";
+import { Exchange, isRefusal } from "./exchange.ts";
+import { Interrupted } from "./interrupted.ts";
+import { arePartners } from "./schedule.ts";
 import { PeerFile, SharedFile } from "./shared-file.ts";
 
-export interface Group {
-  readonly generation: number;
-  readonly rank: number;
+/** A generation and how its members are reached. */
+export interface PeerGroup extends Omit<Group, "worldSize"> {
+  /** All members, sorted by rank. */
   readonly peers: readonly Peer[];
-  readonly numShards: number;
-  readonly add: Add;
-  /** Rounds to bfloat16, in place. */
-  readonly round: (values: Float32Array) => void;
   /** Whether to use shared memory where it can be used. */
   readonly shared: boolean;
-  /** {@linkcode SegmentPool.buffersFor} buffers of SEGMENT_FLOATS values, for sums. */
-  readonly buffers: readonly Float32Array[];
-}
-
-interface Received {
-  readonly message: DataMessage;
-  readonly copyTo: CopyTo;
 }
 
 interface PeerLink {
@@ -54,10 +48,9 @@ interface PeerLink {
   readonly file: PeerFile | null;
 }
 
-interface Running {
-  readonly key: string;
-  readonly reduction: Collective;
-  resolve(): void;
+interface Waiter<T> {
+  resolve(value: T): void;
+  reject(error: Error): void;
 }
 
 /** Room for a segment and its header; a larger frame closes the connection of whoever sent it. */
@@ -66,57 +59,74 @@ const MAX_FRAME_BYTES = SEGMENT_FLOATS * 4 + 4096;
 /** More ranks than a run can have. */
 const MAX_PEERS = 4096;
 
-/** Messages kept for a phase that this worker has not begun: two phases of a large model, not more. */
-const MAX_EARLY_MESSAGES = 20_000;
-
 export class DataPlane {
-  readonly #pull: Pull;
+  readonly #door: Door;
+  readonly #key: RunKey | null;
   readonly #onError: (error: Error) => void;
   readonly #onRefused: (reason: string) => void;
+  readonly #onMessage: (what: "received" | "sent", message: object) => void;
+  /** A payload is the frames behind a header. */
+  readonly #exchange: Exchange<readonly Buffer[]>;
   readonly #links = new Map<number, PeerLink>();
   /** Null where there is no shared memory. */
   readonly #sharedFile: SharedFile | null;
   /** Set once the shared memory is full. */
   #sharesNoMore = false;
   /** The generation in which a peer last said that it can read the shared file; it may say so before connect(). */
-  readonly #attached = new Map<number, number>();
-  readonly #early = new Map<string, Received[]>();
-  #numEarly = 0;
-  #group: Group | null = null;
-  #pool = new SegmentPool([]);
-  #running: Running | null = null;
+  readonly #attached = new Map<number, string>();
+  /** Sockets that send this worker's state. */
+  #stateLinks: Push[] = [];
+  #group: PeerGroup | null = null;
+  #reducing: Waiter<void> | null = null;
+  #receiving: Waiter<TransferredState> | null = null;
 
   private constructor(
-    socket: Pull,
+    door: Door,
+    key: RunKey | null,
     sharedFile: SharedFile | null,
     onError: (error: Error) => void,
     onRefused: (reason: string) => void,
+    onMessage: (what: "received" | "sent", message: object) => void,
   ) {
-    this.#pull = socket;
+    this.#onMessage = onMessage;
+    this.#door = door;
+    this.#key = key;
     this.#sharedFile = sharedFile;
     this.#onError = onError;
     this.#onRefused = onRefused;
+    this.#exchange = new Exchange(
+      (message, frames) =>
+        message.type === "state" ? stateSource(message, frames) : this.#sourceOf(message, frames),
+      (frames) => frames.reduce((sum, { byteLength }) => sum + byteLength, 0),
+      onRefused,
+    );
   }
 
   /**
    * @param host Interface to listen on.
    * @param onError Told when the plane cannot work any more.
-   * @param onRefused Told of messages that were dropped, with the reason.
+   * @param onRefused Told of messages and connections that were dropped, with the reason.
+   * @param onMessage Told of every header.
+   * @param key The run's key, or null: then whoever reaches the socket can send to it.
    */
   static async bind(
     host: string,
     onError: (error: Error) => void,
     onRefused: (reason: string) => void,
+    key: RunKey | null = null,
+    onMessage: (what: "received" | "sent", message: object) => void = () => undefined,
   ): Promise<DataPlane> {
-    const socket = pull({ maxFrameBytes: MAX_FRAME_BYTES });
-    await socket.bind(`tcp://${host}:*`);
-    const plane = new DataPlane(socket, SharedFile.create(), onError, onRefused);
+    const socket = pull({ maxFrameBytes: MAX_FRAME_BYTES, key });
+    const door = await openDoor(socket, `tcp://${host}:*`, key, (reason) =>
+      onRefused(`connection: ${reason}`),
+    );
+    const plane = new DataPlane(door, key, SharedFile.create(), onError, onRefused, onMessage);
     receiveAll(socket, (frames) => plane.#receive(frames)).catch(onError);
     return plane;
   }
 
   get address(): DataAddress {
-    return { endpoint: this.#pull.lastEndpoint ?? "", sharedFile: this.#sharedFile?.address ?? null };
+    return { endpoint: this.#door.endpoint, sharedFile: this.#sharedFile?.address ?? null };
   }
 
   /** How gradients reach the peers, for the log. */
@@ -126,13 +136,15 @@ export class DataPlane {
     return `all-reduce with ${numShared} peers through shared memory, ${links.length - numShared} by tcp`;
   }
 
-  connect(group: Group): void {
-    const { generation, rank: from, shared } = group;
+  /** Begins a generation; everything of the one before it is over. */
+  connect(group: PeerGroup): void {
+    const { term, generation, rank: from, peers, shared } = group;
+    this.interrupt();
+    this.#closeLinks();
     this.#group = group;
-    this.#pool = new SegmentPool(group.buffers);
-    for (const { rank, data } of group.peers) {
-      if (!arePartners(group.peers.length, group.numShards, from, rank)) continue;
-      const socket = push();
+    for (const { rank, data } of peers) {
+      if (!arePartners(peers.length, group.numShards, from, rank)) continue;
+      const socket = push(this.#key);
       socket.connect(data.endpoint);
       const outbox = new Outbox(socket, (error) => {
         if (!socket.closed) this.#onError(new Error(`Cannot send to rank ${rank}`, { cause: error }));
@@ -140,9 +152,51 @@ export class DataPlane {
       const file = shared && data.sharedFile !== null ? PeerFile.open(data.sharedFile) : null;
       this.#links.set(rank, { socket, outbox, file });
       if (file !== null) {
-        outbox.push([encodeHeader({ type: "attached", generation, from } satisfies AttachedMessage)]);
+        outbox.push([encodeHeader({ type: "attached", term, generation, from } satisfies AttachedMessage)]);
       }
     }
+    this.#exchange.connect({ ...group, worldSize: peers.length });
+  }
+
+  /** Ends what waits, and whatever is asked for before the next connect(), with {@linkcode Interrupted}. */
+  interrupt(): void {
+    this.#exchange.interrupt();
+    for (const waiter of [this.#reducing, this.#receiving]) waiter?.reject(new Interrupted());
+    this.#reducing = null;
+    this.#receiving = null;
+  }
+
+  /**
+   * Sends a state to a peer of the generation.
+   *
+   * @param state Its vectors may not change any more.
+   * @throws {Interrupted} If the generation is over.
+   */
+  sendState(to: number, state: TransferredState): void {
+    const segments = this.#exchange.stateSegments(state);
+    const { endpoint } = (this.#group as PeerGroup).peers[to].data;
+    // Its own socket, as the schedule may not exchange with this peer.
+    const socket = push(this.#key);
+    socket.connect(endpoint);
+    const outbox = new Outbox(socket, (error) => {
+      if (!socket.closed) this.#onError(new Error(`Cannot send state to rank ${to}`, { cause: error }));
+    });
+    for (const { message, values } of segments) outbox.push([encodeHeader(message), bytesOf(values)]);
+    this.#stateLinks.push(socket);
+  }
+
+  /**
+   * Waits for a state that a peer sends in this generation.
+   *
+   * @param lengths Of its vectors.
+   * @throws {Interrupted} If the generation ends before.
+   */
+  receiveState(lengths: readonly number[]): Promise<TransferredState> {
+    return new Promise((resolve, reject) => {
+      this.#exchange.expectState(lengths);
+      this.#receiving = { resolve, reject };
+      this.#settle();
+    });
   }
 
   /**
@@ -152,6 +206,7 @@ export class DataPlane {
    * @param result Receives the sum, unless this worker is alone; see the module text for when it may be used again.
    * @param numRounded The values below this index are rounded to bfloat16 in every sum; 0 for none.
    * @returns Where the sum is.
+   * @throws {Interrupted} If the generation ends before.
    */
   async reduce(
     globalStep: number,
@@ -160,35 +215,11 @@ export class DataPlane {
     result: Float32Array,
     numRounded: number,
   ): Promise<Float32Array> {
-    const group = this.#group;
-    if (group === null || this.#running !== null)
-      throw new Error("Cannot reduce as the data plane must be idle");
-    const { generation, rank, peers, numShards, add, round } = group;
     // A rank alone has all shards in one node.
-    if (peers.length === 1) return partials[0].values;
-    const worldSize = peers.length;
-    const plan = {
-      generation,
-      worldSize,
-      rank,
-      numShards,
-      length: result.length,
-      add,
-      round,
-      numRounded,
-      pool: this.#pool,
-    };
-    const reduction = createCollective(plan, globalStep, phase, result);
-    const key = keyOf(generation, globalStep, phase);
-    const finished = new Promise<void>((resolve) => {
-      this.#running = { key, reduction, resolve };
-    });
+    if (this.#exchange.group.worldSize === 1) return partials[0].values;
     this.#sharedFile?.turn();
-    this.#send(reduction.start(partials));
-    const early = this.#early.get(key) ?? [];
-    this.#early.delete(key);
-    this.#numEarly -= early.length;
-    for (const received of early) this.#use(reduction, received);
+    this.#send(this.#exchange.reduce(globalStep, phase, partials, result, numRounded));
+    const finished = new Promise<void>((resolve, reject) => (this.#reducing = { resolve, reject }));
     this.#settle();
     await finished;
     return result;
@@ -196,45 +227,43 @@ export class DataPlane {
 
   /** For whom and what the reduction under way waits, or null. */
   describeWaiting(): string | null {
-    return this.#running?.reduction.describeMissing() ?? null;
+    return this.#exchange.describeWaiting();
+  }
+
+  /** Ranks for which the reduction under way waits. */
+  get waitingRanks(): readonly number[] {
+    return this.#exchange.waitingRanks;
   }
 
   close(): void {
+    this.#closeLinks();
+    this.#sharedFile?.close();
+    this.#door.close();
+  }
+
+  #closeLinks(): void {
     for (const { socket, file } of this.#links.values()) {
       socket.close();
       file?.close();
     }
-    this.#sharedFile?.close();
-    this.#pull.close();
+    this.#links.clear();
+    for (const socket of this.#stateLinks) socket.close();
+    this.#stateLinks = [];
   }
 
   #receive(frames: Buffer[]): void {
     try {
-      const message = parsePeerMessage(decodeHeader(frames[0]));
+      const message = parsePeerMessage(decodeHeader(frames.at(0)));
+      this.#onMessage("received", message);
       if (message.type === "attached") {
-        if (message.from < MAX_PEERS) this.#attached.set(message.from, message.generation);
+        if (message.from < MAX_PEERS) this.#attached.set(message.from, generationKey(message));
         return;
       }
-      const group = this.#group;
-      if (group === null || message.generation !== group.generation) {
-        throw new RangeError(
-          `Cannot use data message of generation ${message.generation}: now ${group?.generation ?? "none"}`,
-        );
-      }
-      const received: Received = { message, copyTo: this.#sourceOf(message, frames.slice(1)) };
-      const key = keyOf(message.generation, message.globalStep, message.phase);
-      const running = this.#running;
-      if (running?.key === key) {
-        this.#use(running.reduction, received);
-        this.#settle();
-        return;
-      }
-      if (this.#numEarly >= MAX_EARLY_MESSAGES)
-        throw new RangeError("Cannot keep more messages of later phases");
-      this.#early.set(key, [...(this.#early.get(key) ?? []), received]);
-      this.#numEarly += 1;
+      this.#send(this.#exchange.receive(message, frames.slice(1)));
+      this.#settle();
     } catch (error) {
-      this.#onRefused(describeError(error));
+      if (isRefusal(error)) return this.#onRefused(describeError(error));
+      this.#onError(error instanceof Error ? error : new Error(String(error)));
     }
   }
 
@@ -260,29 +289,15 @@ export class DataPlane {
     return (target) => file.read(at, target);
   }
 
-  #use(reduction: Collective, { message, copyTo }: Received): void {
-    let outgoing: readonly Outgoing[];
-    try {
-      outgoing = reduction.receive(message, copyTo);
-    } catch (error) {
-      if (!(error instanceof ProtocolError)) {
-        this.#onError(error instanceof Error ? error : new Error(String(error)));
-        return;
-      }
-      this.#onRefused(describeError(error));
-      return;
-    }
-    this.#send(outgoing);
-  }
-
   #send(outgoing: readonly Outgoing[]): void {
     // What several peers get is written once.
     const written = new Map<Float32Array, number | null>();
     for (const { to, message, values } of outgoing) {
-      const shared = this.#group?.shared === true && this.#attached.get(to) === message.generation;
+      const shared = this.#group?.shared === true && this.#attached.get(to) === generationKey(message);
       if (shared && !written.has(values)) written.set(values, this.#share(values));
       const at = shared ? (written.get(values) ?? null) : null;
       const header = encodeHeader({ ...message, at });
+      this.#onMessage("sent", message);
       const { numRounded } = message;
       const frame = (): Uint8Array => (numRounded > 0 ? encodeRounded(values, numRounded) : bytesOf(values));
       this.#links.get(to)?.outbox.push(at === null ? [header, frame()] : [header]);
@@ -301,14 +316,27 @@ export class DataPlane {
     }
   }
 
+  /** Ends waits whose end has come. */
   #settle(): void {
-    const running = this.#running;
-    if (running === null || !running.reduction.done) return;
-    this.#running = null;
-    running.resolve();
+    if (this.#exchange.isReduced) {
+      this.#exchange.settle();
+      this.#reducing?.resolve();
+      this.#reducing = null;
+    }
+    const state = this.#receiving === null ? null : this.#exchange.takeState();
+    if (state !== null) {
+      this.#receiving?.resolve(state);
+      this.#receiving = null;
+    }
   }
 }
 
-function keyOf(generation: number, globalStep: number, phase: number): string {
-  return `${generation}/${globalStep}/${phase}`;
+function stateSource({ start, end }: StateMessage, frames: readonly Buffer[]): CopyTo {
+  if (frames.length !== 1) throw new RangeError(`Cannot use state with ${frames.length} frames of values`);
+  const values = floatsOf(frames[0], end - start);
+  return (target) => target.set(values);
+}
+
+function generationKey({ term, generation }: { readonly term: string; readonly generation: number }): string {
+  return `${term}/${generation}`;
 }

@@ -132,13 +132,14 @@ export class HalvingDoubling implements Collective {
   }
 
   describeMissing(): string | null {
-    if (this.done) return null;
-    return this.#context.describeMissing(
-      this.#levels.flatMap(({ partner, kept, given }) => [
-        ...kept.filter(({ theirs, summed }) => theirs === null && !summed).map(() => partner),
-        ...given.filter(({ state }) => state !== "complete").map(() => partner),
-      ]),
-    );
+    return this.done ? null : this.#context.describeMissing(this.missingFrom());
+  }
+
+  missingFrom(): readonly number[] {
+    return this.#levels.flatMap(({ partner, kept, given }) => [
+      ...kept.filter(({ theirs, summed }) => theirs === null && !summed).map(() => partner),
+      ...given.filter(({ state }) => state !== "complete").map(() => partner),
+    ]);
   }
 
   /** Goes on with a range of which the sum of this rank's block at a level is ready. */

@@ -114,14 +114,17 @@ export class Reduction implements Collective {
   }
 
   describeMissing(): string | null {
-    if (this.done) return null;
+    return this.done ? null : this.#context.describeMissing(this.missingFrom());
+  }
+
+  missingFrom(): readonly number[] {
     const ranks: number[] = [];
     for (const segment of this.#segments.values()) {
       if (segment.done) continue;
       if (segment.owner !== this.#context.plan.rank) ranks.push(segment.owner);
       else for (const [first, { rank }] of this.#nodes) if (!segment.partials.has(first)) ranks.push(rank);
     }
-    return this.#context.describeMissing(ranks);
+    return ranks;
   }
 
   #finishSegments(segments: readonly Segment[]): readonly Outgoing[] {

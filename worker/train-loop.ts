@@ -17,7 +17,7 @@ import type { DataPlane } from "./data-plane.ts";
 import type { Engine } from "./engine/engine.ts";
 import type { HostMemory } from "./host-memory.ts";
 import type { Replica } from "./replica.ts";
-import type { StepBuffers, StepContext } from "./train-step.ts";
+import type { Progress, StepBuffers, StepContext } from "./train-step.ts";
 import { trainStep } from "./train-step.ts";
 
 export interface TrainLoopParts {
@@ -29,6 +29,7 @@ export interface TrainLoopParts {
   readonly buffers: StepBuffers;
   readonly batches: BatchQueue;
   readonly dataPlane: DataPlane;
+  readonly progress: Progress;
 }
 
 /** Where the loop reports to. Steps are counted as complete ones. */
@@ -49,29 +50,29 @@ export interface TrainLoopReports {
 /**
  * Trains until the batches end.
  *
- * @returns Steps complete.
+ * @throws {Interrupted} If the members change.
  * @throws {NonFiniteError} If a reduced gradient or loss is not finite; that phase is not applied.
  */
-export async function trainLoop(parts: TrainLoopParts, reports: TrainLoopReports): Promise<number> {
-  const { start, model, engine, memory, replica, buffers, batches, dataPlane } = parts;
+export async function trainLoop(parts: TrainLoopParts, reports: TrainLoopReports): Promise<void> {
+  const { start, model, engine, memory, replica, buffers, batches, dataPlane, progress } = parts;
   const { config, rank, worldSize, numImages } = start;
   const own = rankSamples(config.globalBatchSize, config.shards, worldSize, rank);
   const batchBytes = config.discriminatorSteps * (own.end - own.start) * IMAGE_PIXELS;
   const fixedNoise = sampleNoise(config.seed, SAMPLE_COUNT, config.latentDim);
-  let { globalStep } = start;
-  // What a checkpoint holds is saved already.
-  let savedStep = start.stateFrom === "checkpoint" ? globalStep : -1;
-  let picturedStep = savedStep;
 
+  // Steps whose state, and whose picture, this rank has handed over in this generation.
+  const handedOver: { state: number | null; picture: number | null } = { state: null, picture: null };
   const save = (): void => {
-    if (rank !== 0 || savedStep === globalStep) return;
-    savedStep = globalStep;
+    const { globalStep } = progress;
+    if (rank !== 0 || handedOver.state === globalStep) return;
+    handedOver.state = globalStep;
     reports.onState(globalStep);
   };
-  const picture = (): void => {
-    if (rank !== 0 || picturedStep === globalStep) return;
-    picturedStep = globalStep;
-    reports.onSamples(globalStep, toPixels(engine.generate(fixedNoise, SAMPLE_COUNT)));
+  const picture = async (): Promise<void> => {
+    const { globalStep } = progress;
+    if (rank !== 0 || handedOver.picture === globalStep) return;
+    handedOver.picture = globalStep;
+    reports.onSamples(globalStep, toPixels(await engine.generate(fixedNoise, SAMPLE_COUNT)));
   };
   const context: StepContext = {
     config,
@@ -93,10 +94,11 @@ export async function trainLoop(parts: TrainLoopParts, reports: TrainLoopReports
         ),
       ),
     breathe: () => nextTurn(),
-    onPhase: (phase) => reports.onPosition(globalStep, phase.name),
+    onPhase: (phase) => reports.onPosition(progress.globalStep, phase.name),
   };
 
   for (;;) {
+    const { globalStep } = progress;
     reports.onCredit(globalStep);
     reports.onPosition(globalStep, "batch");
     const waitStart = performance.now();
@@ -111,13 +113,11 @@ export async function trainLoop(parts: TrainLoopParts, reports: TrainLoopReports
         `Cannot use batch as it must have ${batchBytes} bytes: got ${batch.byteLength}`,
       );
     }
-    const { metrics, timing } = await trainStep(context, buffers, globalStep, batch);
-    globalStep += 1;
-    reports.onStep(globalStep, metrics, { ...timing, waitMs });
-    if (globalStep % config.checkpointEvery === 0) save();
-    if (isSampleStep(config, numImages, globalStep)) picture();
+    const { metrics, timing } = await trainStep(context, buffers, progress, batch);
+    reports.onStep(progress.globalStep, metrics, { ...timing, waitMs });
+    if (progress.globalStep % config.checkpointEvery === 0) save();
+    if (isSampleStep(config, numImages, progress.globalStep)) await picture();
   }
   save();
-  picture();
-  return globalStep;
+  await picture();
 }

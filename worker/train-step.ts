@@ -8,10 +8,11 @@ import type { AdamConfig } from "../shared/adam.ts";
 import type { TrainingConfig } from "../shared/config.ts";
 import type { Model } from "../shared/nn/models.ts";
 import type { NetworkName } from "../shared/nn/network.ts";
+import { OBJECTIVES } from "../shared/nn/objectives.ts";
 import type { Phase } from "../shared/phases.ts";
 import { PHASE_METRICS, phasesOfStep } from "../shared/phases.ts";
-import type { StepMetrics, Timing } from "../shared/protocol.ts";
-import { fillNormal, streamKey } from "../shared/random.ts";
+import type { Position, StepMetrics, Timing } from "../shared/protocol.ts";
+import { fillNormal, streamKey, uniformUnit } from "../shared/random.ts";
 import type { Range } from "../shared/sharding.ts";
 import { coveringNodes, rankSamples, rankShards, shardSamples } from "../shared/sharding.ts";
 import type { Partial } from "../shared/tree-sum.ts";
@@ -32,6 +33,22 @@ export class NonFiniteError extends Error {
     this.phase = phase;
     this.own = own;
   }
+}
+
+/** How far a replica is, changed in place as phases are applied: a step that was interrupted goes on where it was. */
+export interface Progress extends Position {
+  globalStep: number;
+  phase: number;
+  /** What the step under way has measured so far, or null. */
+  measured: Measured | null;
+}
+
+/** The last discriminator phase of a step. */
+export interface Measured {
+  /** PHASE_METRICS.discriminator. */
+  readonly metrics: readonly number[];
+  /** Of the reduced gradient. */
+  readonly norm: number;
 }
 
 export interface StepContext {
@@ -77,7 +94,8 @@ export class StepBuffers {
   readonly results: readonly Float32Array[];
   /** For sums in the all-reduce. */
   readonly segments: readonly Float32Array[];
-  readonly #free: Record<NetworkName, Float32Array[]>;
+  readonly #partials: Record<NetworkName, readonly Float32Array[]>;
+  #free: Record<NetworkName, Float32Array[]> = { generator: [], discriminator: [] };
 
   constructor(model: Model, phases: readonly Phase[], numShards: number, memory: HostMemory) {
     this.results = phases.map((phase) => memory.allocate(vectorLength(model, phase.network)));
@@ -85,7 +103,14 @@ export class StepBuffers {
       Array.from({ length: maxPartials(numShards) }, () => memory.allocate(vectorLength(model, network)));
     const numSegments = SegmentPool.buffersFor(numShards);
     this.segments = Array.from({ length: numSegments }, () => memory.allocate(SEGMENT_FLOATS));
-    this.#free = { generator: partials("generator"), discriminator: partials("discriminator") };
+    this.#partials = { generator: partials("generator"), discriminator: partials("discriminator") };
+    this.reset();
+  }
+
+  /** Takes back all partial sums, after a step that was interrupted. */
+  reset(): void {
+    const { generator, discriminator } = this.#partials;
+    this.#free = { generator: [...generator], discriminator: [...discriminator] };
   }
 
   take(network: NetworkName): Float32Array {
@@ -111,25 +136,26 @@ export function vectorLength(model: Model, network: NetworkName): number {
 }
 
 /**
- * @param globalStep Steps complete before this one.
+ * Brings the replica to the end of the step that it is in.
+ *
  * @param batch (discriminatorSteps, rank's samples, imagePixels) uint8.
  * @throws {NonFiniteError} Before anything of the phase is applied; every rank throws it in the same phase.
+ * @throws {Interrupted} If the members change; progress says how far the replica is.
  */
 export async function trainStep(
   context: StepContext,
   buffers: StepBuffers,
-  globalStep: number,
+  progress: Progress,
   batch: Uint8Array,
 ): Promise<StepResult> {
   const { config, model, engine, replica } = context;
+  const { globalStep } = progress;
   const phases = phasesOfStep(config.discriminatorSteps);
   const timing = { computeMs: 0, allReduceMs: 0, applyMs: 0 };
-  const norms: Record<NetworkName, number> = { generator: 0, discriminator: 0 };
-  let discriminatorMetrics: Float32Array | null = null;
-  let generatorLoss = 0;
+  let generator: Measured = { metrics: [], norm: 0 };
 
-  let parts = partsOf(context, globalStep, phases[0]);
-  for (const phase of phases) {
+  let parts = partsOf(context, globalStep, phases[progress.phase]);
+  for (const phase of phases.slice(progress.phase)) {
     context.onPhase(phase);
     const { network } = phase;
     const computeStart = performance.now();
@@ -152,40 +178,44 @@ export async function trainStep(
 
     const { numParameters } = model[network];
     const norm = context.memory.norm(reduced, numParameters);
-    const metrics = reduced.slice(numParameters);
+    const metrics = [...reduced.subarray(numParameters)];
     if (!Number.isFinite(norm) || !metrics.every(Number.isFinite)) {
       throw new NonFiniteError(phase.name, ownFault(partials, numParameters));
     }
     for (const { values } of partials) buffers.give(network, values);
     context.memory.adamStep(replica[network].parameters, reduced, replica[network].adam, config);
     engine.setParameters(network, replica[network].parameters);
+    progress.phase += 1;
     timing.applyMs += performance.now() - applyStart;
 
-    norms[network] = norm;
-    if (network === "discriminator") discriminatorMetrics = metrics;
-    else generatorLoss = metrics[0];
+    if (network === "discriminator") progress.measured = { metrics, norm };
+    else generator = { metrics, norm };
   }
-  const [discriminatorLoss, realProbability, fakeProbability] = discriminatorMetrics ?? [];
+  const discriminator = progress.measured ?? { metrics: [], norm: 0 };
+  const [discriminatorLoss, realProbability, fakeProbability] = discriminator.metrics;
+  Object.assign(progress, { globalStep: globalStep + 1, phase: 0, measured: null } satisfies Progress);
   return {
     metrics: {
       discriminatorLoss,
-      generatorLoss,
+      generatorLoss: generator.metrics[0],
       realProbability,
       fakeProbability,
-      discriminatorGradientNorm: norms.discriminator,
-      generatorGradientNorm: norms.generator,
+      discriminatorGradientNorm: discriminator.norm,
+      generatorGradientNorm: generator.norm,
     },
     timing,
   };
 }
 
-/** The shards of a node of the canonical tree that a rank computes in one pass, and their noise. */
+/** The shards of a node of the canonical tree that a rank computes in one pass, and their random numbers. */
 interface Part {
   readonly node: Range;
   readonly shardSizes: readonly number[];
   /** Of the global batch. */
   readonly samples: Range;
   readonly noise: Float32Array;
+  /** Where the objective takes them. */
+  readonly uniforms: Float32Array | undefined;
 }
 
 /** What this rank computes in a phase. */
@@ -194,14 +224,17 @@ function partsOf(
   globalStep: number,
   phase: Phase,
 ): readonly Part[] {
-  const { globalBatchSize, shards, seed, latentDim } = config;
+  const { globalBatchSize, shards, seed, latentDim, objective } = config;
+  const { penalty } = OBJECTIVES[objective];
+  const usesUniforms = phase.network === "discriminator" && penalty?.usesUniforms === true;
   return coveringNodes(rankShards(shards, worldSize, rank), shards).map((node) => {
     const ranges = Array.from({ length: node.end - node.start }, (_, i) =>
       shardSamples(globalBatchSize, shards, node.start + i),
     );
     const samples = { start: ranges[0].start, end: ranges[ranges.length - 1].end };
     const noise = trainingNoise(seed, latentDim, globalStep, phase.index, samples);
-    return { node, shardSizes: ranges.map(({ start, end }) => end - start), samples, noise };
+    const uniforms = usesUniforms ? trainingUniforms(seed, globalStep, phase.index, samples) : undefined;
+    return { node, shardSizes: ranges.map(({ start, end }) => end - start), samples, noise, uniforms };
   });
 }
 
@@ -218,15 +251,15 @@ async function shardGradients(
   const own = rankSamples(globalBatchSize, shards, worldSize, rank);
   const { network } = phase;
   const partials: Partial[] = [];
-  for (const { node, shardSizes, samples, noise } of parts) {
+  for (const { node, shardSizes, samples, noise, uniforms } of parts) {
     const values = buffers.take(network);
     if (network === "discriminator") {
       const first = phase.index * (own.end - own.start) + (samples.start - own.start);
       const numPixels = (samples.end - samples.start) * imagePixels;
       const pixels = batch.subarray(first * imagePixels, first * imagePixels + numPixels);
-      engine.discriminatorGradient({ shardSizes, globalBatchSize, noise, pixels }, values);
+      await engine.discriminatorGradient({ shardSizes, globalBatchSize, noise, pixels, uniforms }, values);
     } else {
-      engine.generatorGradient({ shardSizes, globalBatchSize, noise }, values);
+      await engine.generatorGradient({ shardSizes, globalBatchSize, noise }, values);
     }
     partials.push({ node, values });
     await context.breathe();
@@ -249,6 +282,17 @@ export function trainingNoise(
     fillNormal(noise, key, sample, phase, globalStep, row, row + latentDim);
   }
   return noise;
+}
+
+/** A number in [0, 1) for some samples of a phase, a function of (seed, step, phase, sample index). @returns (samples,). */
+export function trainingUniforms(
+  seed: number,
+  globalStep: number,
+  phase: number,
+  { start, end }: Range,
+): Float32Array {
+  const key = streamKey(seed, "penalty");
+  return Float32Array.from({ length: end - start }, (_, i) => uniformUnit(key, start + i, phase, globalStep));
 }
 
 /** Describes the first value that is not finite in this rank's partial sums, or null. */

@@ -1,45 +1,35 @@
 /**
  * A worker process: joins a coordinator, holds a replica, and trains in
- * lockstep with its peers until the coordinator lets it go. The shell around
- * the training step: sockets, timers, and what to say when something is wrong.
+ * lockstep with its peers until the coordinator lets it go. The shell that
+ * turns the decisions of the session into messages and training.
  *
  * @module
  */
-import { createSocket } from "node:dgram";
+import { existsSync } from "node:fs";
 import { randomUUID } from "node:crypto";
 import { hostname } from "node:os";
+import { dirname, join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Dealer } from "zeromq";
-import { describeError, ProtocolError } from "../shared/errors.ts";
-import { bytesOf, floatsOf } from "../shared/frames.ts";
-import { IMAGE_PIXELS } from "../shared/image.ts";
-import { MODELS } from "../shared/nn/models.ts";
-import type { Model } from "../shared/nn/models.ts";
-import { OBJECTIVES } from "../shared/nn/objectives.ts";
+import { runPaths } from "../coordinator/run-directory.ts";
+import { codeHash } from "../shared/code-hash.ts";
+import { requireKey } from "../shared/door.ts";
+import { describeError } from "../shared/errors.ts";
+import { EventRing } from "../shared/event-ring.ts";
+import { explainToClient, watchHandshakes } from "../shared/handshakes.ts";
+import type { RunKey } from "../shared/keys.ts";
 import { Outbox } from "../shared/outbox.ts";
-import { phasesOfStep } from "../shared/phases.ts";
-import type { StartMessage, WorkerBulkMessage, WorkerId, WorkerMessage } from "../shared/protocol.ts";
-import {
-  decodeHeader,
-  encodeHeader,
-  MAX_HEADER_BYTES,
-  parseCoordinatorBulkMessage,
-  parseCoordinatorMessage,
-} from "../shared/protocol.ts";
+import type { WorkerBulkMessage, WorkerId, WorkerMessage } from "../shared/protocol.ts";
+import { decodeHeader, encodeHeader, MAX_HEADER_BYTES, parseCoordinatorMessage } from "../shared/protocol.ts";
+import { Refusals } from "../shared/refusals.ts";
+import { decodeSequence, encodeSequence } from "../shared/sequence.ts";
+import { RUNTIME_DESCRIPTION } from "../shared/runtime.ts";
 import { dealer, parseEndpoint, receiveAll } from "../shared/sockets.ts";
-import { rankSamples } from "../shared/sharding.ts";
-import { PACKAGE_VERSION, PROTOCOL_VERSION } from "../shared/version.ts";
-import { BatchQueue } from "./batch-queue.ts";
 import { DataPlane } from "./data-plane.ts";
-import type { Engine } from "./engine/engine.ts";
-import { loadEngine } from "./engine/engine.ts";
-import type { ParameterOrder } from "./engine/parameter-order.ts";
-import type { Replica } from "./replica.ts";
-import type { HostMemory } from "./host-memory.ts";
-import { initialReplica, replicaFrom, replicaLengths, snapshot } from "./replica.ts";
-import type { TrainLoopParts } from "./train-loop.ts";
-import { trainLoop } from "./train-loop.ts";
-import { NonFiniteError, StepBuffers } from "./train-step.ts";
+import { localAddressTowards } from "./local-address.ts";
+import type { Outcome, SessionConfig, SessionEffect, SessionInput, SessionState } from "./session.ts";
+import { advanceSession, initialSession } from "./session.ts";
+import { Trainer } from "./trainer.ts";
 
 export interface WorkerOptions {
   /** Control endpoint, tcp://host:port. */
@@ -47,16 +37,24 @@ export interface WorkerOptions {
   readonly workerId: WorkerId;
   /** Interface of the data plane, or null for the one that faces the coordinator. */
   readonly dataHost: string | null;
+  /** The run's key, or null if the run has none. */
+  readonly key: RunKey | null;
+  /** Whether to listen without a key where others may reach it. */
+  readonly insecure: boolean;
+  /** Index of the GPU to compute on, or null for the engine's choice. */
+  readonly device: number | null;
   /** How long to try to reach the coordinator at first, in milliseconds. */
   readonly connectTimeoutMs: number;
+  /** Resolves when the process that started this one is gone, if that can be known. */
+  readonly orphaned: Promise<void> | null;
   readonly log: (text: string) => void;
 }
 
-/** How often each side says that it is there. */
-export const HEARTBEAT_MS = 500;
+/** How often each side says that it is there, in milliseconds. */
+const HEARTBEAT_MS = 500;
 
-/** Waiting longer than this is said aloud. */
-const LONG_WAIT_MS = 2000;
+/** How long to wait before a handshake that failed is tried again, in milliseconds. */
+const RETRY_MS = 1000;
 
 /** The largest frame from the coordinator: a vector of state. */
 const MAX_BULK_FRAME_BYTES = 2 ** 31;
@@ -70,343 +68,245 @@ export class WorkerStopped extends Error {
  * Runs until the coordinator says that all is saved.
  *
  * @throws {WorkerStopped} If the run cannot go on; the message says why and what to do.
+ * @throws {UsageError} If it would listen where others may reach it, without a key.
  */
 export async function runWorker(options: WorkerOptions): Promise<void> {
-  const worker = new Worker(options);
+  const events = new EventRing();
+  let failed: (reason: string) => void = () => undefined;
+  const { coordinator, key, insecure, log } = options;
+  const host = options.dataHost ?? (await localAddressTowards(coordinator));
+  requireKey(host, options.dataHost === null ? "which faces the coordinator" : "--data-host", key, insecure);
+  const refusals = new Refusals(log);
+  const dataPlane = await DataPlane.bind(
+    host,
+    (error) => failed(`Data plane failed: ${describeError(error)}`),
+    (reason) => refusals.note(`Refused by the data plane: ${reason}`),
+    key,
+    (what, message) => events.add(what, message),
+  );
+  const worker = new Worker(options, dataPlane, events);
+  failed = (reason) => worker.fail(reason);
   try {
-    await worker.run();
+    const { reason } = await worker.run();
+    if (reason !== null) {
+      await worker.writeEvents();
+      throw new WorkerStopped(reason);
+    }
   } finally {
     worker.close();
+    dataPlane.close();
   }
 }
 
-interface Wait {
-  readonly what: () => string;
-  readonly sinceMs: number;
-  saidMs: number;
+/** One incarnation's connection to the coordinator: control plane, and bulk plane from the first generation on. */
+class Link {
+  /** Never used twice: the coordinator takes each for another incarnation. */
+  readonly routingId = randomUUID();
+  readonly #onError: (what: string, error: unknown) => void;
+  readonly #key: RunKey | null;
+  readonly control: { readonly socket: Dealer; readonly outbox: Outbox };
+  #bulk: { readonly socket: Dealer; readonly outbox: Outbox } | null = null;
+  #numSent = 0;
+
+  /** @param onRefused Told why the coordinator cannot be talked to, and whether ZeroMQ tries no more. */
+  constructor(
+    endpoint: string,
+    key: RunKey | null,
+    onMessage: (frames: Buffer[]) => void,
+    onRefused: (why: string, isFinal: boolean) => void,
+    onError: (what: string, error: unknown) => void,
+  ) {
+    this.#onError = onError;
+    this.#key = key;
+    this.control = this.#open("Control plane", MAX_HEADER_BYTES, onMessage);
+    // Before connect(), as nothing is told of what happened before.
+    watchHandshakes(this.control.socket, (failure) => {
+      onRefused(explainToClient(failure, key !== null), failure !== "closed");
+    });
+    this.control.socket.connect(endpoint);
+  }
+
+  #open(plane: string, maxFrameBytes: number, onMessage: (frames: Buffer[]) => void): Link["control"] {
+    const socket = dealer(this.routingId, { maxFrameBytes, key: this.#key });
+    // Closing makes sockets fail; that is no news.
+    const onError = (error: unknown): void => {
+      if (!socket.closed) this.#onError(`${plane} failed`, error);
+    };
+    const outbox = new Outbox(socket, onError);
+    receiveAll(socket, onMessage).catch(onError);
+    return { socket, outbox };
+  }
+
+  send(message: WorkerMessage): void {
+    this.#numSent += 1;
+    this.control.outbox.push([encodeHeader(message), encodeSequence(this.#numSent)]);
+  }
+
+  openBulk(endpoint: string, onMessage: (frames: Buffer[]) => void): void {
+    if (this.#bulk !== null) return;
+    this.#bulk = this.#open("Bulk plane", MAX_BULK_FRAME_BYTES, onMessage);
+    this.#bulk.socket.connect(endpoint);
+  }
+
+  sendBulk(message: WorkerBulkMessage, frames: readonly Uint8Array[]): void {
+    this.#bulk?.outbox.push([encodeHeader(message), ...frames]);
+  }
+
+  close(): void {
+    this.control.socket.close();
+    this.#bulk?.socket.close();
+  }
 }
 
 class Worker {
   readonly #options: WorkerOptions;
-  readonly #routingId = randomUUID();
-  readonly #control: Dealer;
-  readonly #controlOutbox: Outbox;
-  #bulk: { readonly socket: Dealer; readonly outbox: Outbox } | null = null;
-  #dataPlane: DataPlane | null = null;
-  #engine: Engine | null = null;
-  #batches: BatchQueue | null = null;
-  #start: StartMessage | null = null;
-  #stateArrived: ((frames: Buffer[]) => void) | null = null;
+  readonly #config: SessionConfig;
+  readonly #trainer: Trainer;
+  readonly #finished: Promise<Outcome>;
+  #resolve!: (outcome: Outcome) => void;
+  #session: SessionState = initialSession(performance.now());
+  #link: Link | null = null;
+  readonly #unreachable: Refusals;
   #timer: NodeJS.Timeout | null = null;
-  #heardMs: number | null = null;
-  readonly #startedMs = performance.now();
-  #position = { globalStep: 0, phase: "start" };
-  #wait: Wait | null = null;
-  #hasEnded = false;
-  #resolve!: (outcome: Error | null) => void;
-  readonly #finished: Promise<Error | null>;
+  readonly #events: EventRing;
+  /** Of a connection whose handshake has failed. */
+  #retry: NodeJS.Timeout | null = null;
 
-  constructor(options: WorkerOptions) {
+  constructor(options: WorkerOptions, dataPlane: DataPlane, events: EventRing) {
+    this.#events = events;
+    const { coordinator, workerId, connectTimeoutMs, device, log } = options;
     this.#options = options;
-    this.#control = dealer(this.#routingId, { maxFrameBytes: MAX_HEADER_BYTES });
-    this.#controlOutbox = new Outbox(
-      this.#control,
-      (error) => void this.#fail("Cannot send to the coordinator", error),
-    );
+    this.#unreachable = new Refusals(log);
+    this.#config = {
+      ...{ coordinator, workerId, connectTimeoutMs },
+      ...{ host: hostname(), pid: process.pid, runtime: RUNTIME_DESCRIPTION, codeHash: codeHash() },
+      data: dataPlane.address,
+    };
+    this.#trainer = new Trainer({
+      ...{ dataPlane, device, log },
+      report: (input) => this.#input(input),
+      reports: () => this.#session.reports,
+      sendBulk: (message, frames = []) => this.#link?.sendBulk(message, frames),
+    });
     this.#finished = new Promise((resolve) => (this.#resolve = resolve));
   }
 
-  async run(): Promise<void> {
-    const { coordinator, workerId, dataHost, log } = this.#options;
-    const { host, port } = parseEndpoint(coordinator);
-    this.#dataPlane = await DataPlane.bind(
-      dataHost ?? (await localAddressTowards(host, Number(port))),
-      (error) => void this.#fail("Data plane failed", error),
-      (reason) => log(`Refused a data message: ${reason}`),
+  async run(): Promise<Outcome> {
+    void this.#options.orphaned?.then(() => this.#input({ type: "orphaned" }));
+    this.#timer = setInterval(
+      () => this.#input({ type: "tick", observed: this.#trainer.observe() }),
+      HEARTBEAT_MS,
     );
-    this.#control.connect(coordinator);
-    receiveAll(this.#control, (frames) => this.#receiveControl(frames)).catch(
-      (error: unknown) => void this.#fail("Control plane failed", error),
-    );
-    this.#send({
-      type: "join",
-      protocolVersion: PROTOCOL_VERSION,
-      packageVersion: PACKAGE_VERSION,
-      workerId,
-      host: hostname(),
-      pid: process.pid,
-      runtime: `node ${process.versions.node}`,
-      data: this.#dataPlane.address,
-    });
-    this.#timer = setInterval(() => this.#tick(), HEARTBEAT_MS);
-    const outcome = await this.#finished;
-    if (outcome !== null) throw outcome;
+    this.#input({ type: "open" });
+    return await this.#finished;
   }
 
   close(): void {
     if (this.#timer !== null) clearInterval(this.#timer);
-    this.#control.close();
-    this.#bulk?.socket.close();
-    this.#dataPlane?.close();
-    this.#engine?.dispose();
+    this.#disconnect();
+    this.#trainer.dispose();
   }
 
-  /** Ends the worker. @param outcome Why, or null if all went well. */
-  #finish(outcome: Error | null): void {
-    this.#hasEnded = true;
-    this.#resolve(outcome);
+  /** Ends the worker, and tells the coordinator as far as that can still be told. */
+  fail(reason: string): void {
+    this.#input({ type: "broken", reason });
   }
 
-  /** Ends the worker on the coordinator's word, which waits for the answer. */
-  async #leave(outcome: Error | null): Promise<void> {
-    this.#hasEnded = true;
-    this.#send({ type: "left", generation: this.#start?.generation ?? 0 });
-    await this.#lastWords();
-    this.#finish(outcome);
+  /** For a run that has died: into the run's folder, or, on another host, into the working directory. */
+  async writeEvents(): Promise<void> {
+    const { start } = this.#session;
+    if (start === null) return;
+    const name = `${this.#options.workerId.replace(/[^\w.-]/g, "_")}-${process.pid}.ndjson`;
+    const root = dirname(start.checkpoints);
+    const path = existsSync(root) ? join(runPaths(root).events, name) : resolve(`lockstep-events-${name}`);
+    await this.#events.write(path).then(
+      () => this.#options.log(`The last protocol events are in ${path}`),
+      (error: unknown) => this.#options.log(`Cannot write the last events: ${describeError(error)}`),
+    );
   }
 
-  /** Ends the worker for a reason of its own, and tells the coordinator as far as that can still be told. */
-  async #fail(what: string, error: unknown): Promise<void> {
-    // Closing makes sockets fail; that is no news.
-    if (this.#hasEnded) return;
-    this.#hasEnded = true;
-    const reason = `${what}: ${describeError(error)}`;
-    this.#send({ type: "failed", reason: reason.slice(0, 4000) });
-    await this.#lastWords();
-    this.#finish(new WorkerStopped(reason));
+  #input(input: SessionInput): void {
+    const { state, effects } = advanceSession(this.#session, input, performance.now(), this.#config);
+    this.#session = state;
+    this.#note(input, effects);
+    for (const effect of effects) this.#run(effect);
+  }
+
+  #note(input: SessionInput, effects: readonly SessionEffect[]): void {
+    const isRoutine =
+      input.type === "tick" || (input.type === "message" && input.message.type === "heartbeat");
+    if (isRoutine) return;
+    this.#events.add("input", input);
+    for (const effect of effects) this.#events.add("effect", effect);
+  }
+
+  #run(effect: SessionEffect): void {
+    switch (effect.type) {
+      case "connect":
+        return this.#connect(effect.link);
+      case "disconnect":
+        return this.#disconnect();
+      case "send":
+        return this.#link?.send(effect.message);
+      case "prepare": {
+        const { link, message } = effect;
+        return this.#trainer.prepare(message, () =>
+          this.#input({ type: "prepared", link, runId: message.runId }),
+        );
+      }
+      case "train": {
+        const { host } = parseEndpoint(this.#options.coordinator);
+        this.#link?.openBulk(`tcp://${host}:${effect.start.bulkPort}`, (frames) =>
+          this.#trainer.receiveBulk(frames),
+        );
+        return this.#trainer.train(effect.start);
+      }
+      case "stop":
+        return void this.#trainer
+          .stop()
+          .then(() => this.#input({ type: "stopped", held: this.#trainer.held }));
+      case "save":
+        return void this.#trainer.save().then((text) => this.#input({ type: "saved", text }));
+      case "log":
+        return this.#options.log(effect.text);
+      case "flush":
+        return void this.#flush().then(() => this.#input({ type: "flushed" }));
+      case "end":
+        return this.#resolve(effect.outcome);
+    }
+  }
+
+  #disconnect(): void {
+    if (this.#retry !== null) clearTimeout(this.#retry);
+    this.#link?.close();
+    this.#link = null;
+  }
+
+  #connect(link: number): void {
+    this.#disconnect();
+    const onMessage = (frames: Buffer[]): void => {
+      const message = parseCoordinatorMessage(decodeHeader(frames.at(0)));
+      this.#input({ type: "message", link, sequence: decodeSequence(frames.at(1)), message });
+    };
+    const { coordinator, key } = this.#options;
+    const created: Link = new Link(
+      coordinator,
+      key,
+      onMessage,
+      (why, isFinal) => {
+        this.#unreachable.note(`Cannot talk to the coordinator at ${coordinator}: ${why}. Trying again`);
+        // A coordinator that has the right key may take the place of this one.
+        if (isFinal && this.#link === created) this.#retry = setTimeout(() => this.#connect(link), RETRY_MS);
+      },
+      (what, error) => this.fail(`${what}: ${describeError(error)}`),
+    );
+    this.#link = created;
   }
 
   /** Gives ZeroMQ the time to send what is queued, but not more than it takes where nobody listens. */
-  async #lastWords(): Promise<void> {
-    await Promise.race([this.#controlOutbox.flush(), sleep(500)]);
+  async #flush(): Promise<void> {
+    await Promise.race([this.#link?.control.outbox.flush(), sleep(500)]);
     // The queue is ZeroMQ's now, and its thread sends while this one sleeps.
     await sleep(50);
   }
-
-  #send(message: WorkerMessage): void {
-    this.#controlOutbox.push([encodeHeader(message)]);
-  }
-
-  #sendBulk(message: WorkerBulkMessage, frames: readonly Uint8Array[] = []): void {
-    this.#bulk?.outbox.push([encodeHeader(message), ...frames]);
-  }
-
-  #receiveControl(frames: Buffer[]): void {
-    this.#heardMs = performance.now();
-    const message = parseCoordinatorMessage(decodeHeader(frames[0]));
-    switch (message.type) {
-      case "heartbeat":
-        return;
-      case "refuse":
-        return this.#finish(new WorkerStopped(`The coordinator refused this worker: ${message.reason}`));
-      case "abort":
-        return void this.#leave(new WorkerStopped(`The run has stopped: ${message.reason}`));
-      case "exit":
-        return void this.#leave(null);
-      case "finish":
-        if (message.generation === this.#start?.generation) this.#batches?.finishAt(message.globalStep);
-        return;
-      case "start":
-        if (this.#start !== null) throw new ProtocolError("Cannot start twice in one incarnation");
-        this.#start = message;
-        this.#train(message).catch(
-          (error: unknown) => void this.#fail(`At step ${this.#position.globalStep}`, error),
-        );
-    }
-  }
-
-  #receiveBulk(frames: Buffer[]): void {
-    this.#heardMs = performance.now();
-    const message = parseCoordinatorBulkMessage(decodeHeader(frames[0]));
-    if (message.generation !== this.#start?.generation) return;
-    if (message.type === "batch") this.#batches?.put(message.globalStep, frames[1]);
-    else this.#stateArrived?.(frames);
-  }
-
-  #tick(): void {
-    const nowMs = performance.now();
-    const { coordinator, connectTimeoutMs, log } = this.#options;
-    const silentMs = nowMs - (this.#heardMs ?? this.#startedMs);
-    const limitMs =
-      this.#heardMs === null ? connectTimeoutMs : (this.#start?.config.failureTimeoutMs ?? 10_000);
-    if (silentMs > limitMs) {
-      const what = this.#heardMs === null ? "Cannot reach the coordinator" : "Lost the coordinator";
-      const advice =
-        this.#heardMs === null
-          ? "check that it runs and that this machine reaches it"
-          : "start it again with --resume to continue from the last checkpoint";
-      return this.#finish(
-        new WorkerStopped(
-          `${what} at ${coordinator}: silent for ${(silentMs / 1000).toFixed(1)} s; ${advice}`,
-        ),
-      );
-    }
-    if (this.#heardMs === null && silentMs > LONG_WAIT_MS && this.#wait === null) {
-      this.#wait = {
-        what: () => `the coordinator at ${coordinator} to answer`,
-        sinceMs: this.#startedMs,
-        saidMs: 0,
-      };
-    } else if (this.#heardMs !== null && this.#start === null) {
-      this.#wait = null;
-    }
-    const wait = this.#wait;
-    const isLong = wait !== null && nowMs - wait.sinceMs > LONG_WAIT_MS;
-    if (isLong && nowMs - wait.saidMs > 5000) {
-      wait.saidMs = nowMs;
-      log(`Waiting for ${wait.what()}, for ${((nowMs - wait.sinceMs) / 1000).toFixed(1)} s`);
-    }
-    if (this.#heardMs !== null) {
-      this.#send({
-        type: "heartbeat",
-        generation: this.#start?.generation ?? 0,
-        globalStep: this.#position.globalStep,
-        phase: this.#position.phase,
-        waitingFor: isLong ? wait.what() : null,
-      });
-    }
-  }
-
-  /** Awaits something that may take long; the timer says for what. */
-  async #waiting<T>(what: () => string, promise: Promise<T>): Promise<T> {
-    this.#wait = { what, sinceMs: performance.now(), saidMs: 0 };
-    try {
-      return await promise;
-    } finally {
-      this.#wait = null;
-    }
-  }
-
-  async #train(start: StartMessage): Promise<void> {
-    const { config, generation, rank, worldSize } = start;
-    this.#position = { globalStep: start.globalStep, phase: "start" };
-    const batches = new BatchQueue(start.endStep);
-    this.#batches = batches;
-    const model = MODELS[config.model]({ latentDim: config.latentDim, imagePixels: IMAGE_PIXELS });
-    const phases = phasesOfStep(config.discriminatorSteps);
-    const own = rankSamples(config.globalBatchSize, config.shards, worldSize, rank);
-    const { engine, memory } = await loadEngine(
-      config,
-      { model, objective: OBJECTIVES[config.objective], maxSamples: own.end - own.start },
-      [...replicaLengths(model), ...StepBuffers.lengths(model, phases, config.shards)],
-    );
-    this.#engine = engine;
-    this.#openBulk(start);
-    const replica = await this.#initialState(start, model, memory, engine.order);
-    engine.setParameters("generator", replica.generator.parameters);
-    engine.setParameters("discriminator", replica.discriminator.parameters);
-    const dataPlane = this.#dataPlane as DataPlane;
-    const buffers = new StepBuffers(model, phases, config.shards, memory);
-    dataPlane.connect({
-      generation,
-      rank,
-      peers: start.peers,
-      numShards: config.shards,
-      add: memory.add,
-      round: memory.roundToBf16,
-      shared: config.sharedMemory,
-      buffers: buffers.segments,
-    });
-    this.#options.log(`Rank ${rank} of ${worldSize}: ${engine.description}, ${dataPlane.description}`);
-    const { generator, discriminator } = replica;
-    const parameterHash = `${memory.hash(generator.parameters)}-${memory.hash(discriminator.parameters)}`;
-    this.#send({ type: "ready", generation, parameterHash });
-    await this.#runLoop({ start, model, engine, memory, replica, buffers, batches, dataPlane });
-  }
-
-  #openBulk(start: StartMessage): void {
-    const { host } = parseEndpoint(this.#options.coordinator);
-    const socket = dealer(this.#routingId, { maxFrameBytes: MAX_BULK_FRAME_BYTES });
-    const outbox = new Outbox(socket, (error) => void this.#fail("Cannot send to the coordinator", error));
-    socket.connect(`tcp://${host}:${start.bulkPort}`);
-    this.#bulk = { socket, outbox };
-    receiveAll(socket, (frames) => this.#receiveBulk(frames)).catch(
-      (error: unknown) => void this.#fail("Bulk plane failed", error),
-    );
-  }
-
-  async #initialState(
-    start: StartMessage,
-    model: Model,
-    memory: HostMemory,
-    order: ParameterOrder,
-  ): Promise<Replica> {
-    const hello = { type: "hello", generation: start.generation } as const;
-    if (start.stateFrom === "seed") {
-      this.#sendBulk(hello);
-      return initialReplica(model, start.config.seed, memory, order);
-    }
-    const arrived = new Promise<Buffer[]>((resolve) => (this.#stateArrived = resolve));
-    this.#sendBulk(hello);
-    const [header, ...frames] = await this.#waiting(
-      () => "the checkpoint's state from the coordinator",
-      arrived,
-    );
-    const message = parseCoordinatorBulkMessage(decodeHeader(header));
-    if (message.type !== "state") throw new ProtocolError(`Cannot start from "${message.type}"`);
-    const lengths = replicaLengths(model);
-    return replicaFrom(
-      model,
-      frames.map((frame, i) => floatsOf(frame, lengths[i])),
-      message,
-      memory,
-      order,
-    );
-  }
-
-  async #runLoop(parts: TrainLoopParts): Promise<void> {
-    const { start, model, engine, memory, replica } = parts;
-    const { generation } = start;
-    const { generator, discriminator } = replica;
-    try {
-      const globalStep = await trainLoop(parts, {
-        onPosition: (step, phase) => (this.#position = { globalStep: step, phase }),
-        waiting: (what, promise) => this.#waiting(what, promise),
-        onCredit: (step) => this.#sendBulk({ type: "credit", generation, globalStep: step }),
-        onStep: (step, metrics, timing) =>
-          this.#send({
-            type: "step",
-            generation,
-            globalStep: step,
-            metrics,
-            timing,
-            generatorHash: memory.hash(generator.parameters),
-            discriminatorHash: memory.hash(discriminator.parameters),
-          }),
-        onState: (step) => {
-          const steps = { generatorSteps: generator.adam.step, discriminatorSteps: discriminator.adam.step };
-          this.#sendBulk(
-            { type: "state", generation, globalStep: step, ...steps },
-            snapshot(model, replica, engine.order).map(bytesOf),
-          );
-        },
-        onSamples: (step, pixels) =>
-          this.#sendBulk({ type: "samples", generation, globalStep: step }, [pixels]),
-      });
-      this.#position = { globalStep, phase: "finished" };
-      this.#send({ type: "finished", generation, globalStep });
-      await this.#waiting(() => "the coordinator to save the last checkpoint", this.#finished);
-    } catch (error) {
-      if (!(error instanceof NonFiniteError)) throw error;
-      this.#send({ type: "nonFinite", generation, ...this.#position, own: error.own });
-      await this.#waiting(() => "the coordinator's word on a gradient that is not finite", this.#finished);
-    }
-  }
-}
-
-/** Address of the interface whose route leads to the host. No packet is sent. */
-function localAddressTowards(host: string, port: number): Promise<string> {
-  return new Promise((resolve, reject) => {
-    const bare = host.replace(/^\[|\]$/g, "");
-    const socket = createSocket(bare.includes(":") ? "udp6" : "udp4");
-    socket.once("error", (error) => {
-      socket.close();
-      reject(new WorkerStopped(`Cannot find a route to the coordinator's host "${host}": ${error.message}`));
-    });
-    socket.connect(port, bare, () => {
-      const { address, family } = socket.address();
-      socket.close();
-      resolve(family === "IPv6" ? `[${address}]` : address);
-    });
-  });
 }

@@ -5,8 +5,8 @@
  *
  * @module
  */
-import { homedir } from "node:os";
 import { join } from "node:path";
+import { defaultCacheDir } from "../../shared/cache-folder.ts";
 import type { DatasetChoice } from "../../shared/config.ts";
 import { DatasetError } from "../../shared/errors.ts";
 import { IMAGE_PIXELS } from "../../shared/image.ts";
@@ -27,7 +27,7 @@ export interface Dataset {
   /** 784. */
   readonly imagePixels: number;
   /** (numImages, 784) uint8, row-major, over a SharedArrayBuffer so that a thread pool reads it without a copy. */
-  readonly pixels: Uint8Array;
+  readonly pixels: Uint8Array<SharedArrayBuffer>;
   /** (numImages,) uint8, 0..9. */
   readonly labels: Uint8Array;
   /** SHA-256 (hex) of pixels: a resumed run must see the same data. */
@@ -49,17 +49,6 @@ export interface LoadOptions extends MirrorOptions {
 /** The synthetic data set is a constant, like MNIST; the seed of a run only shuffles it. */
 const SYNTHETIC_SEED = 0;
 const SYNTHETIC_COUNT = 60_000;
-
-/** Folder for downloads: as the XDG specification, Apple's and Microsoft's guidelines have it. */
-export function defaultCacheDir(): string {
-  const { XDG_CACHE_HOME, LOCALAPPDATA } = process.env;
-  // An empty variable counts as unset (XDG Base Directory Specification).
-  if (XDG_CACHE_HOME) return join(XDG_CACHE_HOME, "lockstep");
-  if (process.platform === "darwin") return join(homedir(), "Library", "Caches", "lockstep");
-  if (process.platform === "win32")
-    return join(LOCALAPPDATA || join(homedir(), "AppData", "Local"), "lockstep");
-  return join(homedir(), ".cache", "lockstep");
-}
 
 /**
  * Loads the training images and labels.

@@ -4,21 +4,18 @@
  * @module
  */
 import type { FSWatcher } from "node:fs";
-import { closeSync, existsSync, openSync, readSync, watch } from "node:fs";
+import { existsSync, watch } from "node:fs";
+import { AppendedLines } from "./appended-lines.ts";
 
 /** How often to look for a file that does not exist yet, in milliseconds. */
 const LOOK_MS = 20;
 
-const CHUNK_BYTES = 65536;
-
 export class FollowedLines {
   readonly #path: string;
   readonly #onLine: (line: string, atMs: number) => void;
-  readonly #chunk = Buffer.allocUnsafe(CHUNK_BYTES);
-  #file: number | null = null;
+  #lines: AppendedLines | null = null;
   #watcher: FSWatcher | null = null;
   #looking: NodeJS.Timeout | null;
-  #rest = "";
 
   /** @param onLine Told of each whole line, and when it was there, by performance.now(). Lines must be ASCII. */
   constructor(path: string, onLine: (line: string, atMs: number) => void) {
@@ -32,15 +29,15 @@ export class FollowedLines {
     this.#look();
     this.#stopLooking();
     this.#watcher?.close();
-    if (this.#file !== null) closeSync(this.#file);
-    this.#file = null;
+    this.#lines?.close();
+    this.#lines = null;
   }
 
   #look(): void {
-    if (this.#file === null) {
+    if (this.#lines === null) {
       if (!existsSync(this.#path)) return;
       this.#stopLooking();
-      this.#file = openSync(this.#path, "r");
+      this.#lines = new AppendedLines(this.#path);
       this.#watcher = watch(this.#path, () => this.#read());
     }
     this.#read();
@@ -52,15 +49,7 @@ export class FollowedLines {
   }
 
   #read(): void {
-    if (this.#file === null) return;
     const atMs = performance.now();
-    for (;;) {
-      const numBytes = readSync(this.#file, this.#chunk);
-      if (numBytes === 0) break;
-      this.#rest += this.#chunk.toString("latin1", 0, numBytes);
-    }
-    const lines = this.#rest.split("\n");
-    this.#rest = lines.pop() ?? "";
-    for (const line of lines) this.#onLine(line, atMs);
+    for (const line of this.#lines?.read() ?? []) this.#onLine(line, atMs);
   }
 }

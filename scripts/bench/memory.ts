@@ -20,13 +20,14 @@ const FIRST_STEP = 500;
 /** Samples between the first step and the last. */
 const NUM_SAMPLES = 20;
 
-export const memory: Section = async ({ memorySteps: endStep, dataDir, scratchDir, progress }) => {
+export const memory: Section = async ({ engine, memorySteps: endStep, dataDir, scratchDir, progress }) => {
   if (endStep <= FIRST_STEP) {
     throw new UsageError(`Cannot use --memory-steps as it must be above ${FIRST_STEP}: got ${endStep}`);
   }
   const every = Math.ceil((endStep - FIRST_STEP) / NUM_SAMPLES);
   const samples: (readonly number[])[] = [];
   await productRun({
+    engine,
     workers: WORKERS,
     globalBatchSize: GLOBAL_BATCH_SIZE,
     maxSteps: endStep,

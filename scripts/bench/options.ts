@@ -3,7 +3,9 @@
  *
  * @module
  */
+import { resolve } from "node:path";
 import type { InferredOptionTypes, Options } from "yargs";
+import { ENGINE_NAMES } from "../../shared/config.ts";
 import { UsageError } from "../../shared/errors.ts";
 import type { BenchOptions } from "./section.ts";
 
@@ -28,7 +30,7 @@ function effort(flag: EffortFlag, describe: string) {
 }
 
 export const BENCH_OPTIONS = {
-  only: { type: "string", defaultDescription: "a,b,c,d,e", describe: "Sections to measure, a to f" },
+  only: { type: "string", defaultDescription: "a,b,c,d,e", describe: "Sections to measure, a to i" },
   all: {
     type: "boolean",
     conflicts: "only",
@@ -59,11 +61,17 @@ export const BENCH_OPTIONS = {
     default: "64,256",
     describe: "Batch sizes of sections a, b and e [images per step and worker]",
   },
+  engine: { choices: ENGINE_NAMES, default: "wasm", describe: "What computes Lockstep's gradients" },
   "data-dir": {
     type: "string",
     normalize: true,
     defaultDescription: "none: synthetic digits, random pixels for PyTorch",
     describe: "Folder with MNIST's IDX files, for both sides",
+  },
+  versus: {
+    type: "string",
+    normalize: true,
+    describe: "Folder of another version of Lockstep, built, for section h",
   },
   peer: { type: "boolean", default: true, describe: "Measure PyTorch too" },
   python: {
@@ -79,9 +87,13 @@ export const BENCH_OPTIONS = {
   },
 } as const satisfies Record<string, Options>;
 
-type MeasuringFlags = Pick<InferredOptionTypes<typeof BENCH_OPTIONS>, EffortFlag | "quick" | "batch"> & {
+type MeasuringFlags = Pick<
+  InferredOptionTypes<typeof BENCH_OPTIONS>,
+  EffortFlag | "quick" | "batch" | "engine"
+> & {
   readonly memorySteps: number;
   readonly dataDir?: string | undefined;
+  readonly versus?: string | undefined;
 };
 
 /** @throws {UsageError} If a number is not a whole number above 0. */
@@ -89,6 +101,7 @@ export function measuring(flags: MeasuringFlags): Omit<BenchOptions, "peer" | "s
   const effortOf = (flag: EffortFlag): number =>
     positiveInteger(flag, flags[flag] ?? EFFORT[flag][flags.quick ? "quick" : "full"]);
   return {
+    engine: flags.engine,
     rounds: effortOf("rounds"),
     stepsPerBlock: effortOf("steps"),
     blocks: effortOf("blocks"),
@@ -97,6 +110,7 @@ export function measuring(flags: MeasuringFlags): Omit<BenchOptions, "peer" | "s
     batchSizes: flags.batch.split(",").map((size) => positiveInteger("batch", Number(size))),
     memorySteps: positiveInteger("memory-steps", flags.memorySteps),
     dataDir: flags.dataDir ?? null,
+    versus: flags.versus === undefined ? null : resolve(flags.versus),
   };
 }
 

@@ -37,6 +37,10 @@ export interface StepRequest {
   readonly processes: number;
   /** Whether the discriminator's step stops at the fake images; always so with several processes. */
   readonly lean: boolean;
+  /** "cpu" (the default, on one thread), or "cuda". With one process. */
+  readonly device?: "cpu" | "cuda";
+  /** Whether the step is one CUDA graph. */
+  readonly graph?: boolean;
 }
 
 /** op(A) (M,K) . op(B) (K,N): M, N, K, transA, transB. */
@@ -52,16 +56,25 @@ export class Peer {
   }
 
   /** Median milliseconds of a step of the reference GAN. */
-  async stepMs({ batchSize, processes, lean }: StepRequest, options: BenchOptions): Promise<number> {
+  async stepMs(
+    { batchSize, processes, lean, device = "cpu", graph = false }: StepRequest,
+    options: Pick<BenchOptions, "stepsPerBlock" | "blocks" | "warmupSteps" | "dataDir">,
+  ): Promise<number> {
     const { stepsPerBlock, blocks, warmupSteps, dataDir } = options;
     const { msPerStep } = await this.#run(Step, [
       "step",
       ...["--batch", `${batchSize}`, "--processes", `${processes}`],
       ...["--steps", `${stepsPerBlock}`, "--blocks", `${blocks}`, "--warmup", `${warmupSteps}`],
-      ...(lean ? ["--lean"] : []),
+      ...["--device", device, ...(graph ? ["--graph"] : []), ...(lean ? ["--lean"] : [])],
       ...(dataDir === null ? [] : ["--data", dataDir]),
     ]);
     return msPerStep;
+  }
+
+  /** Whether this PyTorch computes on a GPU here. */
+  async hasCuda(): Promise<boolean> {
+    const { stdout } = await execute(this.#python, ["-c", "import torch; print(torch.cuda.is_available())"]);
+    return stdout.trim() === "True";
   }
 
   /** Median milliseconds of a sum over processes, by gloo. */

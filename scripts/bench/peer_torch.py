@@ -4,10 +4,11 @@
     peer_torch.py step --batch 64                  one process, as textbooks write it
     peer_torch.py step --batch 64 --lean           the fake images detached in the discriminator's step
     peer_torch.py step --batch 64 --processes 2    DistributedDataParallel over gloo; --batch is per process
+    peer_torch.py step --batch 64 --lean --device cuda [--graph]
     peer_torch.py all-reduce --processes 2 --floats 2019857
     peer_torch.py mm --shapes '[[64, 256, 100, false, false]]'
 
-Every process computes on one thread. The last line printed is the result in JSON.
+Every process computes on one thread, or on a GPU. The last line printed is the result in JSON.
 """
 import argparse
 import gzip
@@ -56,12 +57,32 @@ def join(rank, options):
     dist.init_process_group("gloo", rank=rank, world_size=options.processes)
 
 
+def captured(step):
+    """The step as one CUDA graph, recorded after some steps on a stream of its own."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        losses = step()
+
+    def replay():
+        graph.replay()
+        return losses
+
+    return replay
+
+
 def run_step(rank, options):
     torch.set_num_threads(1)
     torch.manual_seed(rank)
     alone = options.processes == 1
-    generator = dense([LATENT, 256, 512, 1024, PIXELS], nn.Tanh())
-    discriminator = dense([PIXELS, 512, 256, 1], nn.Sigmoid())
+    device = torch.device(options.device)
+    generator = dense([LATENT, 256, 512, 1024, PIXELS], nn.Tanh()).to(device)
+    discriminator = dense([PIXELS, 512, 256, 1], nn.Sigmoid()).to(device)
     # Only what is trained goes through the wrappers, which reduce gradients after each of their forward calls.
     trained_generator, trained_discriminator = generator, discriminator
     if not alone:
@@ -69,15 +90,17 @@ def run_step(rank, options):
         trained_generator = nn.parallel.DistributedDataParallel(generator)
         trained_discriminator = nn.parallel.DistributedDataParallel(discriminator)
     adam = dict(lr=2e-4, betas=(0.5, 0.999))
+    if options.graph:
+        adam["capturable"] = True
     generator_optimizer = torch.optim.Adam(generator.parameters(), **adam)
     discriminator_optimizer = torch.optim.Adam(discriminator.parameters(), **adam)
-    images = load_images(options.data)
+    images = load_images(options.data).to(device)
     batch, epsilon = options.batch, 1e-7
 
     def step():
         discriminator_optimizer.zero_grad()
-        real = images[torch.randint(0, len(images), (batch,))]
-        fake = generator(torch.randn(batch, LATENT))
+        real = images[torch.randint(0, len(images), (batch,), device=device)]
+        fake = generator(torch.randn(batch, LATENT, device=device))
         if options.lean or not alone:
             fake = fake.detach()
         if alone:
@@ -92,21 +115,26 @@ def run_step(rank, options):
         discriminator_optimizer.step()
 
         generator_optimizer.zero_grad()
-        output = discriminator(trained_generator(torch.randn(batch, LATENT)))
+        output = discriminator(trained_generator(torch.randn(batch, LATENT, device=device)))
         generator_loss = -torch.log(output + epsilon).mean()
         generator_loss.backward()
         generator_optimizer.step()
-        return discriminator_loss.item(), generator_loss.item()
+        return discriminator_loss, generator_loss
+
+    run = captured(step) if options.graph else step
+
+    def logged_step():
+        return [loss.item() for loss in run()]
 
     for _ in range(options.warmup):
-        step()
+        logged_step()
     if not alone:
         dist.barrier()
     blocks = []
     for _ in range(options.blocks):
         start = time.perf_counter()
         for _ in range(options.steps):
-            step()
+            logged_step()
         blocks.append((time.perf_counter() - start) / options.steps)
     if rank == 0:
         print(json.dumps({"msPerStep": statistics.median(blocks) * 1e3}), flush=True)
@@ -169,6 +197,8 @@ def parse_options():
     step.add_argument("--blocks", type=int, default=5, help="blocks, of which the median counts")
     step.add_argument("--warmup", type=int, default=20, help="steps before the first block")
     step.add_argument("--lean", action="store_true")
+    step.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N; with one process")
+    step.add_argument("--graph", action="store_true", help="the step as one CUDA graph")
     step.add_argument("--data", help="folder with train-images-idx3-ubyte, gzip or raw")
     all_reduce = modes.add_parser("all-reduce")
     all_reduce.add_argument("--processes", type=int, default=2)

@@ -11,9 +11,11 @@ import { mkdtempSync, rmSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { z } from "zod";
+import type { EngineName } from "../../shared/config.ts";
 import { FollowedLines } from "./follow-lines.ts";
 
-const CLI = fileURLToPath(new URL("../lockstep.js", import.meta.url));
+/** This version's. */
+const ROOT = fileURLToPath(new URL("../../..", import.meta.url));
 
 const WorkerTiming = z.object({
   computeMs: z.number(),
@@ -26,14 +28,19 @@ export type WorkerTiming = z.infer<typeof WorkerTiming>;
 const MetricsLine = z.object({ globalStep: z.int(), workers: z.record(z.string(), WorkerTiming) });
 
 export interface ProductRunOptions {
+  readonly engine: EngineName;
   readonly workers: number;
   readonly globalBatchSize: number;
   readonly maxSteps: number;
   /** Folder with MNIST, or null for synthetic digits. */
   readonly dataDir: string | null;
   readonly scratchDir: string;
+  /** Folder of another version, built, to run in the place of this one. */
+  readonly root?: string | null;
   /** Flags of Node for the coordinator, which gives them to the workers. */
   readonly nodeFlags?: readonly string[];
+  /** Further flags of `lockstep train`. */
+  readonly flags?: readonly string[];
   /** Told of each complete step while the workers run. */
   readonly onStep?: (step: ProductStep, workerPids: readonly number[]) => void;
 }
@@ -53,7 +60,18 @@ export interface ProductRun {
 
 /** @throws {Error} If the run fails; the message has its output. */
 export async function productRun(options: ProductRunOptions): Promise<ProductRun> {
-  const { workers, globalBatchSize, maxSteps, dataDir, scratchDir, nodeFlags = [], onStep } = options;
+  const {
+    engine,
+    workers,
+    globalBatchSize,
+    maxSteps,
+    dataDir,
+    scratchDir,
+    nodeFlags = [],
+    flags = [],
+    onStep,
+  } = options;
+  const cli = join(options.root ?? ROOT, "dist", "scripts", "lockstep.js");
   const folder = mkdtempSync(join(scratchDir, "run-"));
   const runDir = join(folder, "run");
   const steps: ProductStep[] = [];
@@ -63,9 +81,11 @@ export async function productRun(options: ProductRunOptions): Promise<ProductRun
   const child = spawn(
     process.execPath,
     [
-      ...[...nodeFlags, CLI, "train", "--engine", "wasm", "--workers", `${workers}`],
+      ...[...nodeFlags, cli, "train", "--engine", engine, "--workers", `${workers}`],
       ...["--global-batch-size", `${globalBatchSize}`, "--max-steps", `${maxSteps}`],
-      ...[...data, "--run-dir", runDir],
+      // Engine wasm computes all shards in one pass; others one by one.
+      ...(engine === "wasm" ? [] : ["--shards", `${workers}`]),
+      ...[...data, ...flags, "--run-dir", runDir],
     ],
     { stdio: ["ignore", "pipe", "pipe"] },
   );

@@ -38,12 +38,12 @@ export type Profile = z.infer<typeof Profile>;
  * @returns What to print.
  */
 export async function profileWorker(options: BenchOptions, directory: string): Promise<string> {
-  const { batchSizes, blocks, stepsPerBlock, warmupSteps, dataDir, scratchDir } = options;
+  const { engine, batchSizes, blocks, stepsPerBlock, warmupSteps, dataDir, scratchDir } = options;
   const written = mkdtempSync(join(scratchDir, "profile-"));
   const globalBatchSize = WORKERS * batchSizes[0];
   const maxSteps = warmupSteps + blocks * stepsPerBlock;
   const { workerPids } = await productRun({
-    ...{ workers: WORKERS, globalBatchSize, maxSteps, dataDir, scratchDir },
+    ...{ engine, workers: WORKERS, globalBatchSize, maxSteps, dataDir, scratchDir },
     nodeFlags: ["--cpu-prof", `--cpu-prof-dir=${written}`],
   });
   // CPU.<date>.<time>.<process>.<thread>.<number>.cpuprofile

@@ -79,6 +79,7 @@ async function reduceRepeatedly(request: ReduceRequest): Promise<number> {
   const gradient = vectors(floats);
   for (const { values } of gradient.partials) fillUniform(values, streamKey(rank, "noise"), 1);
   plane.connect({
+    term: "bench",
     generation: GENERATION,
     rank,
     peers: addresses.map((data, peer) => ({ rank: peer, workerId: `rank-${peer}`, data })),

@@ -3,10 +3,12 @@
  *
  * @module
  */
+import type { EngineName } from "../../shared/config.ts";
 import type { Peer } from "./peer.ts";
 import type { Summary } from "./statistics.ts";
 
 export interface BenchOptions {
+  readonly engine: EngineName;
   readonly rounds: number;
   /** Steps of a block; its duration is measured. */
   readonly stepsPerBlock: number;
@@ -21,6 +23,8 @@ export interface BenchOptions {
   readonly memorySteps: number;
   /** Folder with MNIST, or null for synthetic digits (and random pixels for the peer). */
   readonly dataDir: string | null;
+  /** Folder of another version, built, or null. */
+  readonly versus: string | null;
   /** PyTorch, or null where there is none. */
   readonly peer: Peer | null;
   /** Folder for what is thrown away afterwards. */

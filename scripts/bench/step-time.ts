@@ -34,13 +34,13 @@ export const stepTime: Section = async (options) => {
 };
 
 async function rowOf(options: BenchOptions, workers: number, batchSize: number): Promise<Row> {
-  const { rounds, stepsPerBlock, blocks, warmupSteps, dataDir, scratchDir, progress } = options;
+  const { engine, rounds, stepsPerBlock, blocks, warmupSteps, dataDir, scratchDir, progress } = options;
   const name = `${workers} x ${batchSize}`;
   const splits: Split[] = [];
   for (let round = 0; round < rounds; round++) {
     progress(`${name}, round ${round + 1} of ${rounds}`);
     const maxSteps = warmupSteps + blocks * stepsPerBlock;
-    const run = { workers, globalBatchSize: workers * batchSize, maxSteps, dataDir, scratchDir };
+    const run = { engine, workers, globalBatchSize: workers * batchSize, maxSteps, dataDir, scratchDir };
     const { steps } = await productRun(run);
     const timed = steps.slice(warmupSteps);
     const timings = timed.flatMap((step) => step.workers);

@@ -5,12 +5,13 @@
  * @module
  */
 import { NO_PEER_CELL } from "./peer.ts";
+import type { ProductRunOptions } from "./product-run.ts";
 import { productRun } from "./product-run.ts";
 import type { BenchOptions, Cell, Row, Section } from "./section.ts";
 import { medianStepMs, ratioOfRounds, summarize } from "./statistics.ts";
 
-const HOW = [
-  "Lockstep: `lockstep train --engine wasm`, coordinator and all; a step's time is wall clock between the arrivals of its lines in metrics.jsonl.",
+const how = ({ engine }: BenchOptions): readonly string[] => [
+  `Lockstep: \`lockstep train --engine ${engine}\`, coordinator and all; a step's time is wall clock between the arrivals of its lines in metrics.jsonl.`,
   "Both sides: the median over blocks of consecutive steps after a warm-up, as images/s; then median (min-max) over rounds. A ratio above 1 means that Lockstep is faster.",
 ];
 
@@ -25,7 +26,7 @@ interface Contest {
 export const oneWorker: Section = async (options) => ({
   title: "(a) One worker and PyTorch on one thread [images/s]",
   notes: [
-    ...HOW,
+    ...how(options),
     "PyTorch as textbooks write it, and lean: the fake images detached in the discriminator's step.",
   ],
   columns: ["batch", "Lockstep", "PyTorch textbook", "PyTorch lean", "ratio to textbook", "ratio to lean"],
@@ -42,7 +43,7 @@ export const oneWorker: Section = async (options) => ({
 
 export const twoWorkers: Section = async (options) => ({
   title: "(b) Two workers and PyTorch DistributedDataParallel with two processes over gloo [images/s]",
-  notes: HOW,
+  notes: how(options),
   columns: ["batch per worker", "Lockstep", "PyTorch DDP", "ratio"],
   rows: await rowsOf(
     options,
@@ -82,13 +83,28 @@ async function rowOf(options: BenchOptions, { name, workers, batchSize, peers }:
   return { name, cells: [summarize(ours), ...cells] };
 }
 
-async function ourStepMs(
-  { stepsPerBlock, blocks, warmupSteps, dataDir, scratchDir }: BenchOptions,
+/**
+ * Median milliseconds of a step of the whole product.
+ *
+ * @param variant Folder of another version, or further flags of `lockstep train`.
+ */
+export async function ourStepMs(
+  {
+    engine,
+    stepsPerBlock,
+    blocks,
+    warmupSteps,
+    dataDir,
+    scratchDir,
+  }: Pick<BenchOptions, "engine" | "stepsPerBlock" | "blocks" | "warmupSteps" | "dataDir" | "scratchDir">,
   workers: number,
   globalBatchSize: number,
+  variant: Pick<ProductRunOptions, "root" | "flags"> = {},
 ): Promise<number> {
   const maxSteps = warmupSteps + blocks * stepsPerBlock;
-  const { steps } = await productRun({ workers, globalBatchSize, maxSteps, dataDir, scratchDir });
+  const { steps } = await productRun({
+    ...{ engine, workers, globalBatchSize, maxSteps, dataDir, scratchDir, ...variant },
+  });
   return medianStepMs(
     steps.slice(warmupSteps - 1).map(({ atMs }) => atMs),
     stepsPerBlock,

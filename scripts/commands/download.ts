@@ -4,7 +4,8 @@
  * @module
  */
 import { join } from "node:path";
-import { defaultCacheDir, downloadDataset } from "../../coordinator/dataset/dataset.ts";
+import { downloadDataset } from "../../coordinator/dataset/dataset.ts";
+import { defaultCacheDir } from "../../shared/cache-folder.ts";
 
 export interface DownloadOptions {
   readonly dataset: "mnist" | "fashion-mnist";

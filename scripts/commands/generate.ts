@@ -8,6 +8,7 @@ import { extname } from "node:path";
 import { encodeIdx } from "../../coordinator/dataset/idx.ts";
 import { gridPng } from "../../coordinator/picture.ts";
 import { checkNetworks, decodeParameters } from "../../shared/checkpoint.ts";
+import type { EngineName, RunConfig } from "../../shared/config.ts";
 import { parseRunConfig } from "../../shared/config.ts";
 import { UsageError } from "../../shared/errors.ts";
 import { IMAGE_PIXELS, IMAGE_SIDE } from "../../shared/image.ts";
@@ -15,6 +16,8 @@ import { MODELS } from "../../shared/nn/models.ts";
 import { OBJECTIVES } from "../../shared/nn/objectives.ts";
 import { sampleNoise, toPixels } from "../../shared/samples.ts";
 import { loadEngine } from "../../worker/engine/engine.ts";
+import { engineStatus } from "../../worker/engine/engine-status.ts";
+import { fusesMultiplyAdd } from "../../worker/kernels/kernels.ts";
 import { checkpointOf } from "./checkpoint-of.ts";
 
 export interface GenerateOptions {
@@ -23,13 +26,15 @@ export interface GenerateOptions {
   readonly count: number;
   readonly seed: number;
   readonly out: string;
+  /** Null for the engine of the run, or wasm where that cannot be used. */
+  readonly engine: EngineName | null;
 }
 
 const MAX_COUNT = 1_000_000;
 /** Images per pass through the generator. */
 const CHUNK = 1000;
 
-export async function generate({ run, count, seed, out }: GenerateOptions): Promise<void> {
+export async function generate({ run, count, seed, out, engine: wanted }: GenerateOptions): Promise<void> {
   if (!Number.isInteger(count) || count < 1 || count > MAX_COUNT) {
     throw new UsageError(`Cannot generate as --count must be an integer in 1..${MAX_COUNT}: got ${count}`);
   }
@@ -44,9 +49,10 @@ export async function generate({ run, count, seed, out }: GenerateOptions): Prom
   const config = parseRunConfig(manifest.config);
   const model = MODELS[config.model]({ latentDim: config.latentDim, imagePixels: IMAGE_PIXELS });
   checkNetworks(manifest, model);
+  const name = wanted ?? (await engineFor(config));
   const { engine, memory } = await loadEngine(
-    config,
-    { model, objective: OBJECTIVES[config.objective], maxSamples: Math.min(count, CHUNK) },
+    { ...config, engine: name, deterministicKernels: config.deterministicKernels || !fusesMultiplyAdd() },
+    { model, objective: OBJECTIVES[config.objective], maxSamples: Math.min(count, CHUNK), device: null },
     [model.generator.numParameters],
   );
   const parameters = memory.allocate(model.generator.numParameters);
@@ -58,7 +64,7 @@ export async function generate({ run, count, seed, out }: GenerateOptions): Prom
   for (let start = 0; start < count; start += CHUNK) {
     const end = Math.min(start + CHUNK, count);
     const part = noise.slice(start * config.latentDim, end * config.latentDim);
-    pixels.set(toPixels(engine.generate(part, end - start)), start * IMAGE_PIXELS);
+    pixels.set(toPixels(await engine.generate(part, end - start)), start * IMAGE_PIXELS);
   }
   engine.dispose();
   await writeFile(
@@ -66,4 +72,12 @@ export async function generate({ run, count, seed, out }: GenerateOptions): Prom
     isIdx ? encodeIdx([count, IMAGE_SIDE, IMAGE_SIDE], pixels) : gridPng(pixels, IMAGE_SIDE),
   );
   console.log(`${count} images of step ${manifest.globalStep} (${path}): ${out}`);
+}
+
+/** The engine of the run, whose pictures then have the same bits, if this machine has it. */
+async function engineFor({ engine }: RunConfig): Promise<EngineName> {
+  const { usable, reason } = await engineStatus(engine);
+  if (usable) return engine;
+  console.error(`Drawing with engine wasm, as ${engine} of this run cannot be used here: ${reason}`);
+  return "wasm";
 }

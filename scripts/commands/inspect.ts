@@ -60,20 +60,28 @@ function printText(value: object, indent: string): void {
 
 async function summaries(directory: string): Promise<readonly CheckpointSummary[]> {
   const stored = await listCheckpoints(directory);
-  return Promise.all(
+  const found = await Promise.all(
     stored.map(async ({ globalStep, path }) => {
       const damage = await loadCheckpoint(path, STATE_FILES).then(
         () => null,
         (error: unknown) => describeError(error),
       );
-      return { globalStep, path, bytes: await folderBytes(path), damage };
+      const bytes = await folderBytes(path);
+      return bytes === null ? [] : [{ globalStep, path, bytes, damage }];
     }),
   );
+  return found.flat();
 }
 
-async function folderBytes(path: string): Promise<number> {
-  const sizes = await Promise.all(
-    (await readdir(path)).map(async (name) => (await stat(join(path, name))).size),
-  );
-  return sizes.reduce((sum, size) => sum + size, 0);
+/** Null if the folder is gone: a run that trains meanwhile removes its older checkpoints. */
+async function folderBytes(path: string): Promise<number | null> {
+  try {
+    const sizes = await Promise.all(
+      (await readdir(path)).map(async (name) => (await stat(join(path, name))).size),
+    );
+    return sizes.reduce((sum, size) => sum + size, 0);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return null;
+    throw error;
+  }
 }

@@ -13,13 +13,17 @@ import type { RunConfig } from "../../shared/config.ts";
 import {
   DATASET_CHOICES,
   DEFAULT_EPOCHS,
+  ENGINE_CHOICES,
   ENGINE_NAMES,
   GRADIENT_DTYPES,
+  RUNTIME_CHOICES,
   parseRunConfig,
 } from "../../shared/config.ts";
 import { describeError, UsageError } from "../../shared/errors.ts";
+import { DEFAULT_KEY_FILE, KEY_VARIABLE } from "../../shared/keys.ts";
 import { MODEL_NAMES } from "../../shared/nn/models.ts";
 import { OBJECTIVE_NAMES } from "../../shared/nn/objectives.ts";
+import { RUNTIME } from "../../shared/runtime.ts";
 import { fusesMultiplyAdd } from "../../worker/kernels/kernels.ts";
 
 const CLUSTER = "Cluster:";
@@ -38,11 +42,59 @@ export const RUN_OPTIONS = {
     defaultDescription: `cores of this machine, at most ${MAX_DEFAULT_WORKERS}`,
     describe: "Number of worker processes",
   },
+  runtime: {
+    group: CLUSTER,
+    choices: RUNTIME_CHOICES,
+    defaultDescription: "what the coordinator runs on",
+    describe: "What the workers run on; mixed: by turns",
+  },
+  gpus: {
+    group: CLUSTER,
+    type: "string",
+    defaultDescription: "all, if the engine uses GPUs",
+    describe: "GPUs of the workers: all, or indices with commas as lockstep doctor shows them",
+  },
+  "workers-per-gpu": {
+    group: CLUSTER,
+    type: "number",
+    defaultDescription: "1",
+    describe: "Workers that share a GPU",
+  },
+  "min-workers": {
+    group: CLUSTER,
+    type: "number",
+    defaultDescription: "1",
+    describe: "Below this many the run waits for more",
+  },
+  "max-workers": {
+    group: CLUSTER,
+    type: "number",
+    defaultDescription: "--shards",
+    describe: "The most workers that may join",
+  },
+  "max-restarts": {
+    group: CLUSTER,
+    type: "number",
+    defaultDescription: "3",
+    describe: "How often a local worker process that has ended is started again",
+  },
   "failure-timeout": {
     group: CLUSTER,
     type: "number",
-    defaultDescription: "5",
+    defaultDescription: "2",
     describe: "Silence after which a worker or the coordinator counts as gone [seconds]",
+  },
+  "straggler-timeout": {
+    group: CLUSTER,
+    type: "number",
+    defaultDescription: "30",
+    describe: "Waiting of others after which a worker counts as gone although it answers; 0: never [seconds]",
+  },
+  "orphan-timeout": {
+    group: CLUSTER,
+    type: "number",
+    defaultDescription: "60",
+    describe: "Silence of the coordinator after which a worker saves its state and ends [seconds]",
   },
   "shared-memory": {
     group: CLUSTER,
@@ -120,9 +172,9 @@ export const RUN_OPTIONS = {
   },
   engine: {
     group: TRAINING,
-    choices: ENGINE_NAMES,
-    defaultDescription: "wasm",
-    describe: "What computes gradients",
+    choices: ENGINE_CHOICES,
+    defaultDescription: "auto",
+    describe: "What computes gradients; auto: the fastest that works here",
   },
   "deterministic-kernels": {
     group: TRAINING,
@@ -178,6 +230,12 @@ export const RUN_OPTIONS = {
     defaultDescription: "3",
     describe: "Newest checkpoints to keep, at least 2",
   },
+  "max-checkpoint-failures": {
+    group: LENGTH,
+    type: "number",
+    defaultDescription: "3",
+    describe: "Stop when this many checkpoints in a row could not be written",
+  },
   "sample-every": {
     group: LENGTH,
     type: "number",
@@ -185,6 +243,19 @@ export const RUN_OPTIONS = {
     describe: "Steps between pictures of samples; one is always written at the end",
   },
 } as const satisfies Record<string, Options>;
+
+const KEY_OPTION = {
+  type: "string",
+  normalize: true,
+  defaultDescription: `the file that ${KEY_VARIABLE} names, else no key`,
+  describe: "The run's key file, as lockstep keygen writes it: encrypts, and keeps all others out",
+} as const satisfies Options;
+
+const INSECURE_OPTION = {
+  type: "boolean",
+  default: false,
+  describe: "Listen without a key also where others reach it: on networks that keep all others out",
+} as const satisfies Options;
 
 /** Flags of `train` and `coordinator` that are no part of the configuration. */
 export const SHELL_OPTIONS = {
@@ -211,6 +282,8 @@ export const SHELL_OPTIONS = {
     type: "string",
     describe: "Where the coordinator listens, tcp://host:port; port * takes any",
   },
+  key: { ...KEY_OPTION, group: CLUSTER },
+  insecure: { ...INSECURE_OPTION, group: CLUSTER },
 } as const satisfies Record<string, Options>;
 
 export const CONFIG_FLAG = "config";
@@ -233,6 +306,13 @@ export const WORKER_OPTIONS = {
     defaultDescription: "the address that faces the coordinator",
     describe: "Address at which other workers reach this one",
   },
+  key: KEY_OPTION,
+  insecure: INSECURE_OPTION,
+  device: {
+    type: "number",
+    defaultDescription: "the engine's choice",
+    describe: "Index of the GPU to compute on",
+  },
   "connect-timeout": {
     type: "number",
     default: 60,
@@ -249,6 +329,40 @@ export const GENERATE_OPTIONS = {
     default: "samples.png",
     describe: "PNG grid (.png) or raw IDX file (.idx, idx3-ubyte)",
   },
+  engine: {
+    choices: ENGINE_NAMES,
+    defaultDescription: "that of the run, wasm where it is missing",
+    describe: "What draws",
+  },
+} as const satisfies Record<string, Options>;
+
+export const KEYGEN_OPTIONS = {
+  out: { type: "string", normalize: true, default: DEFAULT_KEY_FILE, describe: "The file to write" },
+} as const satisfies Record<string, Options>;
+
+export const STOP_OPTIONS = { key: KEY_OPTION } as const satisfies Record<string, Options>;
+
+export const STATUS_OPTIONS = {
+  key: KEY_OPTION,
+  json: { type: "boolean", default: false, describe: "Print JSON" },
+} as const satisfies Record<string, Options>;
+
+export const SCALE_OPTIONS = {
+  key: KEY_OPTION,
+  workers: { type: "number", demandOption: true, describe: "Workers from now on" },
+} as const satisfies Record<string, Options>;
+
+export const DOCTOR_OPTIONS = {
+  json: { type: "boolean", default: false, describe: "Print JSON" },
+} as const satisfies Record<string, Options>;
+
+/** Of a command for our own processes. */
+export const PROBE_OPTIONS = {
+  engine: { choices: ENGINE_NAMES, demandOption: true },
+  device: { type: "number" },
+  "batch-size": { type: "number", default: 64 },
+  shards: { type: "number", default: 1 },
+  "speed-ms": { type: "number", default: 0 },
 } as const satisfies Record<string, Options>;
 
 export const INSPECT_OPTIONS = {
@@ -280,6 +394,11 @@ export const COMMAND_FLAGS: Readonly<Record<string, readonly string[]>> = {
   worker: Object.keys(WORKER_OPTIONS),
   generate: Object.keys(GENERATE_OPTIONS),
   inspect: Object.keys(INSPECT_OPTIONS),
+  doctor: Object.keys(DOCTOR_OPTIONS),
+  status: Object.keys(STATUS_OPTIONS),
+  scale: Object.keys(SCALE_OPTIONS),
+  stop: Object.keys(STOP_OPTIONS),
+  keygen: Object.keys(KEYGEN_OPTIONS),
   download: Object.keys(DOWNLOAD_OPTIONS),
 };
 
@@ -318,7 +437,7 @@ export function givenFlags(argv: Readonly<Record<string, unknown>>): Readonly<Re
  * @throws {UsageError} If a value is not allowed.
  */
 export function resolveConfig(given: Readonly<Record<string, unknown>>, stored: RunConfig | null): RunConfig {
-  const { localBatchSize, failureTimeout, ...fields } = given;
+  const { localBatchSize, failureTimeout, orphanTimeout, stragglerTimeout, ...fields } = given;
   for (const [name, value] of Object.entries(given)) {
     if (typeof value === "number" && Number.isNaN(value)) {
       throw new UsageError(`Cannot use this configuration:\n  --${kebab(name)}: must be a number`);
@@ -345,8 +464,11 @@ export function resolveConfig(given: Readonly<Record<string, unknown>>, stored: 
   }
   // More than four workers need more shards: the next power of two, whose tree has the fewest nodes per worker.
   if (wanted.shards === undefined && workers > 4) wanted.shards = 2 ** Math.ceil(Math.log2(workers));
+  wanted.runtime ??= RUNTIME;
   wanted.deterministicKernels ??= !fusesMultiplyAdd();
   if (failureTimeout !== undefined) wanted.failureTimeoutMs = Math.round(Number(failureTimeout) * 1000);
+  if (stragglerTimeout !== undefined) wanted.stragglerTimeoutMs = Math.round(Number(stragglerTimeout) * 1000);
+  if (orphanTimeout !== undefined) wanted.orphanTimeoutMs = Math.round(Number(orphanTimeout) * 1000);
   return parseRunConfig(wanted);
 }
 

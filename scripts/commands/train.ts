@@ -9,27 +9,33 @@ import { loadNewest, removeTemporaries, stateOf } from "../../coordinator/checkp
 import type { Dataset } from "../../coordinator/dataset/dataset.ts";
 import { loadDataset } from "../../coordinator/dataset/dataset.ts";
 import type { LocalWorkers } from "../../coordinator/launch.ts";
-import { launchWorkers } from "../../coordinator/launch.ts";
+import { launchWorkers, localWorkerIds } from "../../coordinator/launch.ts";
+import { assignGpus, planLocalWorkers, selectGpus } from "../../coordinator/local-plan.ts";
+import { lockstepCommand } from "../../coordinator/runtime-command.ts";
 import type { LogFormat } from "../../coordinator/reporter.ts";
 import { Reporter } from "../../coordinator/reporter.ts";
 import type { RunPaths } from "../../coordinator/run-directory.ts";
 import {
   createRun,
   defaultRunDirectory,
-  lockRun,
   newestRun,
   runPaths,
   storeConfig,
   storedConfig,
   trimMetrics,
 } from "../../coordinator/run-directory.ts";
+import { lockRun } from "../../coordinator/run-lock.ts";
 import type { TrainingState } from "../../shared/checkpoint.ts";
 import type { RunConfig } from "../../shared/config.ts";
 import { parseRunConfig, totalSteps, trainingConfig, trainingDifferences } from "../../shared/config.ts";
+import { requireKey } from "../../shared/door.ts";
 import { CheckpointError, UsageError } from "../../shared/errors.ts";
 import { IMAGE_PIXELS } from "../../shared/image.ts";
+import type { NamedKey, RunKey } from "../../shared/keys.ts";
+import { fingerprint, keyOf } from "../../shared/keys.ts";
 import { MODELS } from "../../shared/nn/models.ts";
-import { parseEndpoint } from "../../shared/sockets.ts";
+import { isLoopback, parseEndpoint } from "../../shared/sockets.ts";
+import { chooseEngine, requireEngine } from "./engines.ts";
 import { describeConfig, resolveConfig } from "./options.ts";
 
 export interface TrainOptions {
@@ -40,6 +46,10 @@ export interface TrainOptions {
   readonly logFormat: LogFormat;
   /** Control endpoint to listen on. */
   readonly bind: string;
+  /** Key file, or null for that of the environment, if there is one. */
+  readonly key: string | null;
+  /** Whether to listen without a key where others may reach it. */
+  readonly insecure: boolean;
   /** Whether to start the workers here. */
   readonly launch: boolean;
 }
@@ -50,6 +60,8 @@ type Signal = keyof typeof SIGNALS;
 
 /** Time that workers have to end by themselves, in milliseconds. */
 const STOP_GRACE_MS = 3000;
+/** The same after a failure: workers may hold a state that only they can save. */
+const SAVE_GRACE_MS = 10_000;
 
 interface Resumed {
   readonly globalStep: number;
@@ -64,11 +76,14 @@ interface Resumed {
  */
 export async function train(options: TrainOptions): Promise<number> {
   const reporter = new Reporter(options.logFormat);
-  checkBind(options.bind, reporter);
+  const named = keyOf(options.key);
+  checkBind(options, named?.key ?? null, reporter);
   const root = options.runDir ?? (options.resume ? await newestRun() : defaultRunDirectory(new Date()));
   const stored = options.resume ? await storedConfig(root) : null;
-  const wanted = resolveConfig(options.flags, stored);
+  const { config: wanted, gpus } = await resolveMachine(options, stored, reporter);
   if (stored !== null) checkResumable(stored, wanted, root);
+  // A runtime that is not here must not leave an empty run behind.
+  if (options.launch) for (const { runtime } of planLocalWorkers(wanted, gpus)) lockstepCommand(runtime);
   const dataset = await load(wanted, reporter);
   const config = parseRunConfig({ ...wanted, dataset: dataset.name });
   const endStep = totalSteps(config, dataset.numImages);
@@ -77,26 +92,32 @@ export async function train(options: TrainOptions): Promise<number> {
   try {
     const checkpoint = stored === null ? null : await resumeFrom(paths, config, dataset, endStep, reporter);
     if (stored !== null) await storeConfig(paths, config);
+    // Workers may hold more than the checkpoint: what is recorded is forgotten only when training goes back.
+    const recordedStep = await trimMetrics(paths);
     reporter.openFile(paths.log);
     reporter.log(
       "info",
       `Run in ${root}, steps ${checkpoint?.globalStep ?? 0} to ${endStep}:\n${describeConfig(config)}`,
     );
-    return await runToEnd(options, { config, dataset, paths, endStep, checkpoint, reporter });
+    if (named !== null) reporter.log("info", `All connections need key ${fingerprint(named.key)}`);
+    return await runToEnd(options, {
+      ...{ named, config, dataset, paths, endStep, checkpoint, recordedStep, reporter, gpus },
+    });
   } finally {
     await reporter.close();
     await unlock();
   }
 }
 
-function checkBind(bind: string, reporter: Reporter): void {
+function checkBind({ bind, insecure }: TrainOptions, key: RunKey | null, reporter: Reporter): void {
   let host: string;
   try {
     ({ host } = parseEndpoint(bind));
   } catch (error) {
     throw new UsageError(`Cannot use --bind: ${(error as Error).message}`);
   }
-  if (host === "127.0.0.1" || host === "localhost" || host === "[::1]") return;
+  requireKey(host, "--bind", key, insecure);
+  if (key !== null || isLoopback(host)) return;
   reporter.log(
     "warn",
     `Listening on ${host} without encryption or authentication: anybody who reaches this port can join. Use trusted networks only`,
@@ -153,7 +174,6 @@ async function resumeFrom(
       throw error;
     }
     reporter.log("warn", `${error.message}: the run begins again at step 0`);
-    await trimMetrics(paths, 0);
     return null;
   }
   const { manifest, path } = loaded;
@@ -179,38 +199,52 @@ async function resumeFrom(
     );
   }
   reporter.log("info", `Resuming from ${path}`);
-  await trimMetrics(paths, globalStep);
   return { globalStep, state };
 }
 
 interface Prepared {
+  readonly named: NamedKey | null;
   readonly config: RunConfig;
   readonly dataset: Dataset;
   readonly paths: RunPaths;
   readonly endStep: number;
   readonly checkpoint: Resumed | null;
+  readonly recordedStep: number;
   readonly reporter: Reporter;
+  /** GPUs of the local workers, as indices into those that the engine can use. */
+  readonly gpus: readonly number[];
 }
 
-async function runToEnd({ bind, launch }: TrainOptions, prepared: Prepared): Promise<number> {
-  const { config, paths, reporter } = prepared;
+async function runToEnd({ bind, launch, insecure }: TrainOptions, prepared: Prepared): Promise<number> {
+  const { named, config, paths, reporter, gpus } = prepared;
   let workers: LocalWorkers | null = null;
   let signalled: Signal | null = null;
+  const localWorkers = launch ? localWorkerIds(config.workers) : [];
   const coordinator = new Coordinator({
     ...prepared,
     bind,
+    key: named?.key ?? null,
+    localWorkers,
     onListening: (endpoint, onExit) => {
       if (!launch) {
-        reporter.log("info", `On each machine: npx lockstep worker --coordinator ${endpoint}`);
+        const flags =
+          named === null ? (insecure ? " --insecure" : "") : " --key FILE, its copy of the key file";
+        reporter.log("info", `On each machine: npx lockstep worker --coordinator ${endpoint}${flags}`);
         return;
       }
+      const plan = planLocalWorkers(config, gpus);
       workers = launchWorkers({
-        numWorkers: config.workers,
+        workers: localWorkers,
+        // Those that come later share what the first ones have.
+        planOf: (workerId) => plan[Number(workerId.replace("worker-", "")) % plan.length],
         endpoint: endpoint.replace("//0.0.0.0:", "//127.0.0.1:"),
+        keyFile: named?.file ?? null,
+        insecure,
         onLine: (workerId, line) => reporter.worker(workerId, line),
         onExit,
       });
     },
+    onLaunch: (workerId, delayMs) => workers?.launch(workerId, delayMs),
   });
   const onSignal = (signal: Signal): void => {
     if (signalled !== null) {
@@ -220,7 +254,7 @@ async function runToEnd({ bind, launch }: TrainOptions, prepared: Prepared): Pro
     signalled = signal;
     reporter.log(
       "info",
-      `${signal}: finishing the steps under way and writing a checkpoint; once more to stop at once`,
+      `${signal}: finishing the step under way and writing a checkpoint; once more to stop at once`,
     );
     coordinator.requestStop();
   };
@@ -228,7 +262,7 @@ async function runToEnd({ bind, launch }: TrainOptions, prepared: Prepared): Pro
   for (const signal of signals) process.on(signal, onSignal);
   try {
     const outcome = await coordinator.run();
-    await (workers as LocalWorkers | null)?.stop(STOP_GRACE_MS);
+    await (workers as LocalWorkers | null)?.stop(outcome.ok ? STOP_GRACE_MS : SAVE_GRACE_MS);
     const resume = `npx lockstep ${launch ? "train" : "coordinator"} --resume --run-dir ${paths.root}`;
     if (!outcome.ok) {
       reporter.log("error", outcome.reason);
@@ -247,4 +281,51 @@ async function runToEnd({ bind, launch }: TrainOptions, prepared: Prepared): Pro
     (workers as LocalWorkers | null)?.killNow();
     for (const signal of signals) process.off(signal, onSignal);
   }
+}
+
+interface Resolved {
+  readonly config: RunConfig;
+  readonly gpus: readonly number[];
+}
+
+/**
+ * The configuration, with an engine and GPUs of this machine in the place of "auto" and "all".
+ *
+ * @throws {UsageError} If the engine or a GPU cannot be used here.
+ */
+async function resolveMachine(
+  { flags, launch }: TrainOptions,
+  stored: RunConfig | null,
+  reporter: Reporter,
+): Promise<Resolved> {
+  const given = stored !== null && flags.engine === "auto" ? { ...flags, engine: stored.engine } : flags;
+  const isAuto = stored === null && (given.engine ?? "auto") === "auto";
+  // What is wrong with other flags is said before engines are tried.
+  const draft = resolveConfig(isAuto ? { ...given, engine: "wasm" } : given, stored);
+  const ofOneWorker = (total: number): number => Math.max(1, Math.round(total / draft.workers));
+  const probing = { batchSize: ofOneWorker(draft.globalBatchSize), shards: ofOneWorker(draft.shards) };
+  let gpuNames: readonly string[] = [];
+  let { engine } = draft;
+  if (isAuto) {
+    const choice = await chooseEngine(probing);
+    reporter.log("info", choice.explanation);
+    engine = choice.engine;
+    gpuNames = choice.status.gpus;
+  } else if (launch && (engine === "tensorflow" || engine === "webgpu")) {
+    gpuNames = (await requireEngine(engine, probing)).gpus;
+  }
+  if (!launch) return { config: resolveConfig({ ...given, engine }, stored), gpus: [] };
+  const gpus = selectGpus(draft.gpus, engine, gpuNames);
+  const perGpu = draft.workersPerGpu ?? 1;
+  const workers = given.workers ?? (gpus.length > 0 && stored === null ? gpus.length * perGpu : undefined);
+  const config = resolveConfig({ ...given, engine, ...(workers === undefined ? {} : { workers }) }, stored);
+  if (stored === null && engine === "tensorflow" && config.shards > config.workers) {
+    reporter.log(
+      "info",
+      `Engine tensorflow computes shards one by one: --shards ${config.workers}, as many as workers, is faster than ${config.shards}, with other bits and no room for more workers`,
+    );
+  }
+  // Too many workers for the GPUs are an error before anything is written.
+  assignGpus(config.workers, gpus, config.workersPerGpu);
+  return { config, gpus };
 }

@@ -5,6 +5,7 @@
  */
 import { hostname } from "node:os";
 import { UsageError } from "../../shared/errors.ts";
+import { keyOf } from "../../shared/keys.ts";
 import { parseEndpoint } from "../../shared/sockets.ts";
 import { runWorker, WorkerStopped } from "../../worker/worker.ts";
 
@@ -12,6 +13,10 @@ export interface WorkerCommandOptions {
   readonly coordinator: string;
   readonly workerId: string | null;
   readonly dataHost: string | null;
+  /** Key file, or null for that of the environment, if there is one. */
+  readonly key: string | null;
+  readonly insecure: boolean;
+  readonly device: number | null;
   readonly connectTimeoutSeconds: number;
   /** Started by a coordinator on this machine, whose end of standard input must stay open. */
   readonly managed: boolean;
@@ -24,17 +29,13 @@ export async function worker(options: WorkerCommandOptions): Promise<number> {
   } catch (error) {
     throw new UsageError(`Cannot use --coordinator: ${(error as Error).message}`);
   }
+  const key = keyOf(options.key)?.key ?? null;
   const log = (text: string): void => console.log(text);
   if (options.managed) {
     // Ctrl-C reaches the whole process group; the coordinator decides what it means.
     process.on("SIGINT", () => undefined);
     process.on("SIGHUP", () => undefined);
-    const orphaned = (): void => {
-      process.stderr.write("The coordinator is gone: exiting\n", () => process.exit(1));
-      // Nobody may be left to read that.
-      setTimeout(() => process.exit(1), 100);
-    };
-    process.stdin.on("end", orphaned).on("error", orphaned).resume();
+    // Nobody may be left to read what is said.
     for (const stream of [process.stdout, process.stderr]) stream.on("error", () => undefined);
   }
   try {
@@ -42,7 +43,11 @@ export async function worker(options: WorkerCommandOptions): Promise<number> {
       coordinator: options.coordinator,
       workerId: options.workerId ?? `${hostname()}-${process.pid}`,
       dataHost: options.dataHost,
+      key,
+      insecure: options.insecure,
+      device: options.device,
       connectTimeoutMs: options.connectTimeoutSeconds * 1000,
+      orphaned: options.managed ? endOfInput() : null,
       log,
     });
     log("Done");
@@ -52,4 +57,14 @@ export async function worker(options: WorkerCommandOptions): Promise<number> {
     console.error(error.message);
     return 1;
   }
+}
+
+/** Resolves when the process at the other end of standard input is gone. */
+function endOfInput(): Promise<void> {
+  return new Promise((resolve) => {
+    process.stdin
+      .on("end", () => resolve())
+      .on("error", () => resolve())
+      .resume();
+  });
 }

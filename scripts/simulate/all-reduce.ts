@@ -18,7 +18,7 @@ import type { Collective, Outgoing } from "../../worker/collective.ts";
 import { SEGMENT_FLOATS, SegmentPool } from "../../worker/collective.ts";
 import type { ScheduleName } from "../../worker/schedule.ts";
 import { createCollective } from "../../worker/schedule.ts";
-import { EventQueue } from "./event-queue.ts";
+import { EventQueue } from "../../shared/event-queue.ts";
 
 /** Header, frame lengths and delimiters around the values of a message. */
 export const OVERHEAD_BYTES = 150;
@@ -100,7 +100,7 @@ export function simulateAllReduce(machines: Machines, allReduceCase: AllReduceCa
   const pool = new SegmentPool(Array.from({ length: numBuffers }, () => new Float32Array(SEGMENT_FLOATS)));
   const ranks = readyMs.map((_, rank): Rank => {
     const plan = {
-      ...{ generation: 0, worldSize, rank, numShards, length },
+      ...{ term: "simulated", generation: 0, worldSize, rank, numShards, length },
       ...(segment === undefined ? {} : { segmentFloats: segment }),
       add: (out: Float32Array) => void (numSummed += out.length),
       round: () => undefined,

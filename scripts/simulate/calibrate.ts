@@ -23,7 +23,7 @@ export type Calibration = Pick<Machines, "localGbit" | "localLatencyUs" | "messa
 const ROUNDS = 5;
 
 export async function calibrate(): Promise<Calibration> {
-  const receiver = pull({ maxFrameBytes: SEGMENT_FLOATS * 4 + 4096 });
+  const receiver = pull({ maxFrameBytes: SEGMENT_FLOATS * 4 + 4096, key: null });
   await receiver.bind("tcp://127.0.0.1:*");
   const echo = fileURLToPath(new URL("echo.js", import.meta.url));
   const child = spawn(process.execPath, [echo, receiver.lastEndpoint ?? ""], {
@@ -33,7 +33,7 @@ export async function calibrate(): Promise<Calibration> {
     createInterface({ input: child.stdout }).once("line", (line) => resolve([line]));
     child.once("exit", (code) => reject(new Error(`Cannot calibrate as the echo ended with code ${code}`)));
   });
-  const sender = push();
+  const sender = push(null);
   sender.connect(endpoint);
   const outbox = new Outbox(sender, (error) => {
     throw error;
@@ -102,7 +102,7 @@ async function times(n: number, measure: () => Promise<number>): Promise<readonl
 }
 
 function headerOf(numFloats: number): DataMessage {
-  const place = { generation: 1, globalStep: 1000, phase: 1, from: 1 };
+  const place = { term: "t", generation: 1, globalStep: 1000, phase: 1, from: 1 };
   return {
     type: "scatter",
     ...place,

@@ -12,9 +12,9 @@ import { pull, push, receiveAll } from "../../shared/sockets.ts";
 import { SEGMENT_FLOATS } from "../../worker/collective.ts";
 import { parsePeerMessage } from "../../worker/data-messages.ts";
 
-const receiver = pull({ maxFrameBytes: SEGMENT_FLOATS * 4 + 4096 });
+const receiver = pull({ maxFrameBytes: SEGMENT_FLOATS * 4 + 4096, key: null });
 await receiver.bind("tcp://127.0.0.1:*");
-const sender = push();
+const sender = push(null);
 sender.connect(process.argv[2]);
 const outbox = new Outbox(sender, (error) => {
   throw error;

@@ -56,11 +56,11 @@ export async function runOverNetwork(
   const children: ChildProcess[] = [];
   try {
     const { endpoint } = network;
-    const flags = [...flagsOf(runCase), "--bind", endpoint, "--failure-timeout", "30"];
+    const flags = [...flagsOf(runCase), "--bind", endpoint, "--insecure", "--failure-timeout", "30"];
     const coordinator = network.startCoordinator([CLI, "coordinator", ...flags]);
     children.push(coordinator);
     for (let i = 0; i < runCase.workers; i++)
-      children.push(network.startWorker(i, [CLI, "worker", "--coordinator", endpoint]));
+      children.push(network.startWorker(i, [CLI, "worker", "--coordinator", endpoint, "--insecure"]));
     for (const child of children.slice(1)) {
       child.stdout?.resume();
       child.stderr?.resume();
@@ -78,7 +78,16 @@ export async function runOverNetwork(
 function flagsOf({ name, workers, localBatchSize, numSteps, out }: RunCase): readonly string[] {
   rmSync(runDirOf({ name, out }), { recursive: true, force: true });
   return [
-    ...["--dataset", "synthetic", "--max-steps", String(numSteps), "--workers", String(workers)],
+    ...[
+      "--engine",
+      "wasm",
+      "--dataset",
+      "synthetic",
+      "--max-steps",
+      String(numSteps),
+      "--workers",
+      String(workers),
+    ],
     ...["--local-batch-size", String(localBatchSize), "--shards", String(workers)],
     // The model is of messages, also between the workers of one host.
     ...["--run-dir", runDirOf({ name, out }), "--no-shared-memory"],

@@ -6,8 +6,10 @@ import { parseRunConfig } from "../../shared/config.ts";
 
 const NUM_IMAGES = 50;
 /** Two pixels per image: its number, and 255 minus that. */
+const pixels = new Uint8Array(new SharedArrayBuffer(2 * NUM_IMAGES));
+for (let i = 0; i < NUM_IMAGES; i++) pixels.set([i, 255 - i], 2 * i);
 const data: PoolData = {
-  pixels: Uint8Array.from({ length: 2 * NUM_IMAGES }, (_, i) => (i % 2 === 0 ? i / 2 : 255 - (i - 1) / 2)),
+  pixels: pixels.buffer,
   numImages: NUM_IMAGES,
   imagePixels: 2,
   seed: 3,
@@ -84,7 +86,7 @@ t.test(
     stream.credit(1, 11);
     await settle();
     t.match(steps(), /13\/0 13\/1$/);
-    t.equal(stream.stop(), 14);
+    stream.stop();
     stream.credit(0, 20);
     stream.credit(1, 20);
     await settle();

@@ -9,38 +9,13 @@ import {
   saveCheckpoint,
   stateOf,
 } from "../../coordinator/checkpoint-store.ts";
-import { encodeCheckpoint, MANIFEST_FILE } from "../../shared/checkpoint.ts";
-import { parseRunConfig } from "../../shared/config.ts";
+import { MANIFEST_FILE, sha256 } from "../../shared/checkpoint.ts";
 import { CheckpointError } from "../../shared/errors.ts";
-import { dense } from "../../shared/nn/layers.ts";
-import { network } from "../../shared/nn/network.ts";
-
-const model = {
-  generator: network("generator", 2, [dense(2, 3)]),
-  discriminator: network("discriminator", 3, [dense(3, 1)]),
-};
-
-function contents(globalStep: number): ReadonlyMap<string, Uint8Array> {
-  const vectors = (n: number) => {
-    const filled = (x: number): Float32Array => new Float32Array(n).fill(x + globalStep);
-    return { parameters: filled(0.5), m: filled(0.25), v: filled(0.125), step: globalStep };
-  };
-  const state = {
-    generator: vectors(model.generator.numParameters),
-    discriminator: vectors(model.discriminator.numParameters),
-  };
-  const meta = {
-    globalStep,
-    config: parseRunConfig({ workers: 1, maxSteps: 10 }),
-    dataset: { name: "mnist", numImages: 10, sha256: "0".repeat(64) },
-    dataPosition: { samples: 0, epoch: 0, positionInEpoch: 0 },
-  };
-  return encodeCheckpoint(model, state, meta, new Date());
-}
+import { contents, model } from "./small-checkpoint.ts";
 
 t.test("saveCheckpoint() keeps the newest and leaves nothing temporary", async (t) => {
   const directory = join(t.testdir(), "checkpoints");
-  for (const step of [5, 10, 100_000_000, 15]) await saveCheckpoint(directory, step, contents(step), 3);
+  for (const step of [5, 10, 15, 100_000_000]) await saveCheckpoint(directory, step, contents(step), 3);
   t.same(
     (await listCheckpoints(directory)).map((c) => c.globalStep),
     [100_000_000, 15, 10],
@@ -54,8 +29,31 @@ t.test("saveCheckpoint() that fails leaves the others whole and nothing temporar
   const directory = t.testdir();
   await saveCheckpoint(directory, 1, contents(1), 3);
   const broken = new Map([...contents(2), ["no/such/folder", new Uint8Array(1)]]);
-  await t.rejects(saveCheckpoint(directory, 2, broken, 3), { code: "ENOENT" });
+  await t.rejects(saveCheckpoint(directory, 2, broken, 3), { cause: { code: "ENOENT" } });
   t.same(await readdir(directory), ["step-00000001"]);
+});
+
+t.test("saveCheckpoint() never takes what does not read back as it was meant to be", async (t) => {
+  const directory = t.testdir();
+  await saveCheckpoint(directory, 1, contents(1), 3);
+  const other = new Map([...contents(2), ["generator.safetensors", new Uint8Array(9)]]);
+  await t.rejects(saveCheckpoint(directory, 2, other, 3), /Cannot write .*step-00000002/);
+  t.same(await readdir(directory), ["step-00000001"]);
+});
+
+t.test("saveCheckpoint() does not count damaged ones of later steps as those to keep", async (t) => {
+  const directory = t.testdir();
+  for (const step of [5, 10, 12]) await saveCheckpoint(directory, step, contents(step), 9);
+  for (const step of [10, 12]) await truncate(join(directory, `step-000000${step}`, MANIFEST_FILE), 9);
+  for (const step of [6, 7]) {
+    await saveCheckpoint(directory, step, contents(step), 2);
+    const { manifest } = await loadNewest(directory, () => undefined);
+    t.equal(manifest.globalStep, step);
+  }
+  t.same(
+    (await listCheckpoints(directory)).map((c) => c.globalStep),
+    [12, 10, 7, 6],
+  );
 });
 
 t.test("loadNewest() names a damaged checkpoint and takes the one before it", async (t) => {
@@ -83,7 +81,13 @@ t.test("loadNewest() stops at another format instead of taking an older checkpoi
   const directory = t.testdir();
   for (const step of [1, 2]) await saveCheckpoint(directory, step, contents(step), 9);
   const path = join(directory, "step-00000002", MANIFEST_FILE);
-  await writeFile(path, (await readFile(path, "utf8")).replace('"formatVersion": 1', '"formatVersion": 9'));
+  const text = await readFile(path, "utf8");
+  // A bit that the disk has changed is no other format.
+  await writeFile(path, text.replace('"formatVersion": 1', '"formatVersion": 9'));
+  t.equal((await loadNewest(directory, () => undefined)).manifest.globalStep, 1);
+  const other = { ...(JSON.parse(text) as Record<string, unknown>), formatVersion: 9 };
+  delete (other as Record<string, unknown>).manifestSha256;
+  await writeFile(path, JSON.stringify({ ...other, manifestSha256: sha256(JSON.stringify(other)) }));
   await t.rejects(
     loadNewest(directory, () => undefined),
     { name: "CheckpointError", incompatible: true },

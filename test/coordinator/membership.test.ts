@@ -1,81 +1,126 @@
 import t from "tap";
-import type { Effect, Input, MembershipConfig, MembershipState } from "../../coordinator/membership.ts";
-import { advance, initialState } from "../../coordinator/membership.ts";
+import type { Effect, Input, MembershipConfig, MembershipState } from "../../coordinator/membership/state.ts";
+import { advance } from "../../coordinator/membership.ts";
+import { initialState } from "../../coordinator/membership/state.ts";
 import { parseRunConfig } from "../../shared/config.ts";
-import type { WorkerMessage } from "../../shared/protocol.ts";
+import type { CoordinatorMessage, Position, WorkerMessage } from "../../shared/protocol.ts";
 import { PACKAGE_VERSION, PROTOCOL_VERSION } from "../../shared/version.ts";
 
 const config: MembershipConfig = {
-  run: parseRunConfig({ workers: 2, maxSteps: 10, failureTimeoutMs: 2000 }),
-  startStep: 0,
+  run: parseRunConfig({ workers: 2, maxSteps: 10, failureTimeoutMs: 2000, maxRestarts: 1 }),
+  term: "t",
+  runId: "run",
+  codeHash: "c",
   endStep: 10,
   numImages: 60_000,
-  stateFrom: "seed",
+  dataset: { name: "mnist", sha256: "ab" },
+  checkpoints: "/run/checkpoints",
   bulkPort: 2,
   endpoint: "tcp://127.0.0.1:1",
+  localWorkers: [],
 };
 
-const from = (worker: string, message: WorkerMessage): Input => ({
-  type: "message",
-  from: `id-${worker}`,
-  message,
+/** The number is filled in by run(). */
+const from = (worker: string, message: WorkerMessage, sequence = NaN): Input => ({
+  ...{ type: "message", from: `id-${worker}`, sequence, message },
 });
-const join = (workerId: string, change: object = {}): Input =>
-  from(workerId, {
+const join = (workerId: string, change: object = {}, incarnation = workerId): Input =>
+  from(incarnation, {
     type: "join",
     protocolVersion: PROTOCOL_VERSION,
     packageVersion: PACKAGE_VERSION,
+    codeHash: "c",
     workerId,
     host: "h",
     pid: 7,
     runtime: "node",
     data: { endpoint: `tcp://h:${workerId.length}`, sharedFile: null },
+    holds: null,
     ...change,
   });
-const ready = (worker: string, parameterHash = "aa"): Input =>
-  from(worker, { type: "ready", generation: 1, parameterHash });
-const step = (worker: string, globalStep: number, change: object = {}): Input =>
+const prepared = (worker: string, runId = "run"): Input => from(worker, { type: "prepared", runId });
+const ready = (worker: string, generation = 1, stateHash = "aa/bb"): Input =>
+  from(worker, { type: "ready", generation, stateHash });
+const paused = (worker: string, generation: number, globalStep: number, phase = 0): Input =>
+  from(worker, { type: "paused", generation, position: { globalStep, phase } });
+const finished = (worker: string, generation: number, globalStep: number): Input =>
+  from(worker, { type: "finished", generation, globalStep });
+const exited = (workerId: string): Input => ({ type: "exited", workerId, how: "killed by SIGKILL" });
+const tick: Input = { type: "tick" };
+const report = (globalStep: number, change: object = {}) => ({
+  globalStep,
+  metrics: {
+    discriminatorLoss: 1,
+    generatorLoss: 2,
+    realProbability: 0.5,
+    fakeProbability: 0.5,
+    discriminatorGradientNorm: 1,
+    generatorGradientNorm: 1,
+  },
+  timing: { computeMs: 1, allReduceMs: 1, waitMs: 1, applyMs: 1 },
+  generatorHash: "g",
+  discriminatorHash: "d",
+  ...change,
+});
+const step = (worker: string, globalStep: number, change: object = {}, generation = 1): Input =>
+  from(worker, { type: "step", generation, report: report(globalStep, change) });
+const beat = (worker: string, phase = "D0", waitingFor: string | null = null): Input =>
   from(worker, {
-    type: "step",
-    generation: 1,
-    globalStep,
-    metrics: {
-      discriminatorLoss: 1,
-      generatorLoss: 2,
-      realProbability: 0.5,
-      fakeProbability: 0.5,
-      discriminatorGradientNorm: 1,
-      generatorGradientNorm: 1,
-    },
-    timing: { computeMs: 1, allReduceMs: 1, waitMs: 1, applyMs: 1 },
-    generatorHash: "g",
-    discriminatorHash: "d",
-    ...change,
+    ...{ type: "heartbeat", generation: 1, globalStep: 4, phase, waitingFor },
+    ...{ waitedMs: 0, waitingRanks: [] },
   });
 
-/** Runs inputs 10 ms apart; returns the last state, and the effects of the last input and of all. */
-function run(inputs: readonly Input[], start?: MembershipState, startMs = 0) {
-  let state = start ?? initialState(config, 0);
+interface Result {
+  readonly state: MembershipState;
+  /** Of the last input, and of all. */
+  readonly effects: readonly Effect[];
+  readonly all: readonly Effect[];
+  readonly nowMs: number;
+}
+
+function numbered({ members, joining }: MembershipState, input: Input): Input {
+  if (input.type !== "message" || !Number.isNaN(input.sequence)) return input;
+  const sender = [...members, ...joining].find(({ incarnation }) => incarnation === input.from);
+  return { ...input, sequence: (sender?.sequence ?? 0) + 1 };
+}
+
+/** Runs inputs 10 ms apart, from the beginning or after another run. */
+function run(inputs: readonly Input[], after?: Result, use: MembershipConfig = config): Result {
+  let state = after?.state ?? initialState(use, { globalStep: 0, from: "seed" }, 0, 0);
   let effects: readonly Effect[] = [];
   const all: Effect[] = [];
-  let nowMs = startMs;
+  let nowMs = after?.nowMs ?? 0;
   for (const input of inputs) {
     nowMs += 10;
-    ({ state, effects } = advance(state, input, nowMs, config));
+    ({ state, effects } = advance(state, numbered(state, input), nowMs, use));
     all.push(...effects);
   }
   return { state, effects, all, nowMs };
 }
-const training = [join("a"), join("b"), ready("a"), ready("b")];
+
+/** One input, so many milliseconds later. */
+function later(after: Result, ms: number, input: Input = tick, use: MembershipConfig = config): Result {
+  return run([input], { ...after, nowMs: after.nowMs + ms - 10 }, use);
+}
+
+const training = run([join("a"), join("b"), ready("a"), ready("b")]);
+const withLocal = { ...config, localWorkers: ["a", "b"] };
+
+type Start = Extract<CoordinatorMessage, { type: "start" }>;
 const ends = (effects: readonly Effect[]) => effects.flatMap((e) => (e.type === "end" ? [e] : []));
-const sentTypes = (effects: readonly Effect[]) =>
+const sent = (effects: readonly Effect[]) =>
   effects.flatMap((e) => (e.type === "send" ? [`${e.to} ${e.message.type}`] : []));
+const logs = (effects: readonly Effect[]) => effects.flatMap((e) => (e.type === "log" ? [e.text] : []));
+const starts = (effects: readonly Effect[]): readonly Start[] =>
+  effects.flatMap((e) => (e.type === "send" && e.message.type === "start" ? [e.message] : []));
+const commits = (effects: readonly Effect[]) =>
+  effects.flatMap((e) => (e.type === "commit" ? [e.globalStep] : []));
+const at = (globalStep: number, phase = 0): Position => ({ globalStep, phase });
 
 t.test("advance() ranks in worker-id order whatever the order of joining", async (t) => {
   const { state, effects } = run([join("b"), join("a")]);
-  const starts = effects.flatMap((e) => (e.type === "send" && e.message.type === "start" ? [e] : []));
   t.same(
-    starts.map((e) => [e.to, e.message.type === "start" && e.message.rank]),
+    effects.flatMap((e) => (e.type === "send" && e.message.type === "start" ? [[e.to, e.message.rank]] : [])),
     [
       ["id-a", 0],
       ["id-b", 1],
@@ -85,141 +130,316 @@ t.test("advance() ranks in worker-id order whatever the order of joining", async
   t.equal(state.generation, 1);
 });
 
-t.test("advance() refuses other versions, taken names and late comers, with the reason", async (t) => {
+t.test("advance() refuses other versions, other builds and too many workers, with the reason", async (t) => {
+  const full = { ...config, run: { ...config.run, maxWorkers: 2 } };
   const cases: [Input[], RegExp][] = [
-    [[join("a", { protocolVersion: 99 })], /protocol version must be 1: got 99/],
     [[join("a", { packageVersion: "9.9.9" })], /version of lockstep must be .*: got 9.9.9/],
-    [[join("a"), join("a")], /"a" is taken/],
-    [[...training, join("c")], /already trains with 2 workers/],
+    [[join("a", { codeHash: "d" })], /build of lockstep .* must be c: got d\. Remove dist/],
+    [[join("a"), join("b"), join("c")], /takes at most 2 workers: see --max-workers/],
   ];
   for (const [inputs, reason] of cases) {
-    const { effects } = run(inputs);
-    const [refusal] = effects;
+    const [refusal] = run(inputs, undefined, full).effects;
     t.ok(refusal.type === "send" && refusal.message.type === "refuse" && reason.test(refusal.message.reason));
   }
 });
 
 t.test("advance() begins when all are ready with the same state, and not otherwise", async (t) => {
   t.same(run([join("a"), join("b"), ready("a")]).effects, []);
-  t.match(run(training).effects.at(-1), { type: "train", generation: 1 });
-  const [end] = ends(run([join("a"), join("b"), ready("a", "aa"), ready("b", "bb")]).effects);
-  t.match(end, { ok: false, reason: /same parameters: got "a" aa .*"b" bb/ });
+  t.match(training.effects.at(-1), { type: "train", generation: 1, globalStep: 0, endStep: 10 });
+  const [end] = ends(run([join("a"), join("b"), ready("a", 1, "aa"), ready("b", 1, "bb")]).effects);
+  t.match(end, { ok: false, reason: /same state: got "a" aa .*"b" bb/ });
 });
 
 t.test("advance() commits a step once every member has reported it", async (t) => {
-  const before = run([...training, step("a", 1), step("a", 2)]);
+  const before = run([step("a", 1), step("a", 2)], training);
   t.equal(before.state.globalStep, 0);
-  const after = run([step("b", 1)], before.state, before.nowMs);
+  const after = run([step("b", 1)], before);
   t.match(after.effects, [{ type: "commit", globalStep: 1 }]);
   t.equal(after.state.globalStep, 1);
   t.same([...after.state.reports.keys()], [2]);
 });
 
 t.test("advance() stops the run when replicas differ, and says who, when and which network", async (t) => {
-  const { effects } = run([...training, step("a", 1), step("b", 1, { discriminatorHash: "x" })]);
+  const { effects } = run([step("a", 1), step("b", 1, { discriminatorHash: "x" })], training);
   const [end] = ends(effects);
   t.match(end, { ok: false, reason: /diverged after step 1 of generation 1: discriminator .*"a" d, "b" x/ });
-  t.same(sentTypes(effects), ["id-a abort", "id-b abort"]);
+  t.same(sent(effects), ["id-a abort", "id-b abort"]);
 });
 
-t.test("advance() ignores messages of another generation and of unknown workers", async (t) => {
-  const { state } = run([...training, step("a", 1), step("b", 1, { generation: 2 }), step("z", 1)]);
+t.test("advance() ignores messages of another generation, and tells unknown workers", async (t) => {
+  const { state, effects } = run([step("b", 1, {}, 2), step("z", 1)], training);
+  t.same(effects, []);
   t.equal(state.globalStep, 0);
+  t.same(sent(run([beat("z")], training).effects), ["id-z unknown"]);
 });
 
-t.test("advance() ends the run when a member falls silent, and names it", async (t) => {
-  const { state, nowMs } = run(training);
-  const alive = from("a", { type: "heartbeat", generation: 1, globalStep: 0, phase: "D0", waitingFor: null });
-  const later = advance(state, alive, nowMs + 1900, config).state;
-  t.same(ends(advance(later, { type: "tick" }, nowMs + 1950, config).effects), []);
-  const [end] = ends(advance(later, { type: "tick" }, nowMs + 2100, config).effects);
+t.test("advance() goes on without a member that is lost, from the most advanced state", async (t) => {
+  const three = { ...config, run: { ...config.run, workers: 3 } };
+  const all = ["a", "b", "c"];
+  const before = run(
+    [...all.map((id) => join(id)), ...all.map((id) => ready(id)), step("a", 1), step("c", 1)],
+    undefined,
+    three,
+  );
+  const lost = run([exited("b")], before, three);
+  t.match(logs(lost.effects), [/Lost worker "b" \(rank 1, pid 7 on h\) after step 0: killed by SIGKILL/]);
+  t.ok(lost.effects.some(({ type }) => type === "pause"));
+  t.same(sent(lost.effects), ["id-a regroup", "id-c regroup"]);
+  // a has applied the discriminator of step 1, c has not received all of it.
+  const { effects, state } = run([paused("c", 2, 1, 0), paused("a", 2, 1, 1)], lost, three);
+  t.same(commits(effects), [1], "what both hold is committed");
+  t.match(starts(effects), [
+    { generation: 2, rank: 0, worldSize: 2, position: at(1, 1), stateFrom: "own", stateTo: [1] },
+    { generation: 2, rank: 1, position: at(1, 1), stateFrom: "peer", stateTo: [] },
+  ]);
+  t.equal(state.globalStep, 1);
+  const again = run([ready("a", 2), ready("c", 2)], { ...lost, state }, three);
+  t.match(again.effects.at(-1), { type: "train", generation: 2, globalStep: 1 });
+  t.match(logs(again.effects), [/Generation 2: 2 workers hold the same state .* ms after the loss/]);
+});
+
+t.test("advance() loses a member that falls silent, and one while the next generation forms", async (t) => {
+  const alive = later(training, 1900, beat("a"));
+  t.same(sent(later(alive, 50).effects), []);
+  const silent = later(alive, 200);
+  t.match(logs(silent.effects), [/Lost worker "b" .*: silent for 2\.1 s/]);
+  const one = run([paused("a", 2, 3)], silent);
+  t.match(starts(one.effects), [{ generation: 2, rank: 0, worldSize: 1, stateFrom: "own" }]);
+
+  const three = { ...config, run: { ...config.run, workers: 3 } };
+  const all = ["a", "b", "c"];
+  const both = run(
+    [
+      ...all.map((id) => join(id)),
+      ...all.map((id) => ready(id)),
+      exited("b"),
+      paused("a", 2, 3),
+      exited("c"),
+    ],
+    undefined,
+    three,
+  );
+  t.match(starts(both.effects), [{ generation: 2, rank: 0, worldSize: 1 }]);
+});
+
+t.test(
+  "advance() admits those that join while others train once they are prepared, all at once",
+  async (t) => {
+    const asked = run([join("c"), join("d")], training);
+    t.same(sent(asked.all), ["id-c prepare", "id-d prepare"], "training goes on");
+    t.same(sent(later(asked, 1000, beat("a")).effects), [], "while engines load");
+    t.equal(later(run([prepared("c", "other")], asked), 250).state.status, "training");
+    const joined = run([prepared("c"), prepared("d")], asked);
+    t.same(sent(joined.effects), [], "training goes on");
+    const admitted = later(joined, 250);
+    t.same(sent(admitted.effects), ["id-a regroup", "id-b regroup"]);
+    const { effects } = run([paused("a", 2, 5), paused("b", 2, 5)], admitted);
+    t.match(starts(effects), [
+      { rank: 0, worldSize: 4, stateFrom: "own", stateTo: [2, 3] },
+      { rank: 1, stateFrom: "own", stateTo: [] },
+      { rank: 2, stateFrom: "peer" },
+      { rank: 3, stateFrom: "peer" },
+    ]);
+  },
+);
+
+t.test("advance() regroups without those that are not prepared, which enter when they are", async (t) => {
+  const lost = run([join("c"), exited("b"), paused("a", 2, 2)], training);
+  t.match(starts(lost.effects), [{ generation: 2, worldSize: 1, stateFrom: "own" }]);
+  const entered = later(run([ready("a", 2), prepared("c")], lost), 250);
+  t.same(sent(entered.effects), ["id-a regroup"]);
+  const { effects } = run([paused("a", 3, 4)], entered);
+  t.match(starts(effects), [{ generation: 3, worldSize: 2, stateTo: [1] }, { stateFrom: "peer" }]);
+  const forming = run([join("c"), exited("b"), prepared("c"), paused("a", 2, 2)], training);
+  t.match(starts(forming.effects), [{ worldSize: 2 }, { stateFrom: "peer" }], "just in time");
+});
+
+t.test("advance() replaces a worker by a new process of its name", async (t) => {
+  const again = run([join("b", {}, "b2")], training);
+  t.match(logs(again.effects), [/Lost worker "b" .*another process of this name/, /"b" joined/]);
+  const { effects } = run([paused("a", 2, 2)], again);
+  t.match(starts(effects), [{ stateTo: [1] }, { stateFrom: "peer" }]);
+});
+
+t.test("advance() waits below the minimum, and says so", async (t) => {
+  const use = { ...config, run: { ...config.run, minWorkers: 2 } };
+  const short = run(
+    [join("a"), join("b"), ready("a"), ready("b"), exited("b"), paused("a", 2, 4)],
+    undefined,
+    use,
+  );
+  t.equal(short.state.status, "gathering");
+  const waiting = later(later(short, 1000, beat("a"), use), 1500, tick, use);
+  t.match(logs(waiting.effects), [/Waiting for 1 of 2 workers.*npx lockstep worker --coordinator/]);
+  const { effects } = run([join("c")], waiting, use);
+  t.match(starts(effects), [{ generation: 2, stateTo: [1] }, { stateFrom: "peer" }]);
+});
+
+t.test("advance() goes back to what is stored when every replica is gone", async (t) => {
+  const gone = run([step("a", 1), step("b", 1), exited("a"), exited("b"), join("c")], training);
+  t.match(gone.effects.at(-1), { type: "restore" });
+  const back = run([{ type: "restored", stored: { globalStep: 0, from: "seed" } }], gone);
+  t.match(logs(back.effects), [
+    /Every worker that held the state is gone: going back 1 steps to the beginning/,
+  ]);
+  t.match(starts(back.effects), [{ generation: 2, worldSize: 1, stateFrom: "seed", position: at(0) }]);
+});
+
+t.test("advance() takes the state and the metrics of workers that outlived a coordinator", async (t) => {
+  const stored = { globalStep: 5, from: "checkpoint" } as const;
+  const holds = (globalStep: number, phase: number, reports: readonly object[] = []) => ({
+    holds: { runId: "run", position: at(globalStep, phase), reports },
+  });
+  const startAt = (recorded: number) => ({
+    state: initialState(config, stored, recorded, 0),
+    ...{ effects: [], all: [], nowMs: 0 },
+  });
+  const reports = [6, 7, 8].map((globalStep) => report(globalStep));
+  const { state, effects } = run([join("a", holds(8, 1, reports))], startAt(6));
+  t.match(starts(effects), [{ stateFrom: "own", position: at(8, 1) }], "one is enough to go on");
+  const commits = effects.flatMap((e) => (e.type === "commit" ? [e.globalStep] : []));
+  t.same(commits, [7, 8], "what is not recorded yet");
+  t.equal(state.recorded, 8);
+  const torn = run([join("a", holds(8, 1, reports.slice(1)))], startAt(5));
+  t.match(logs(torn.effects), [/joined/, /metrics of 1 steps up to step 8 are lost/]);
+  const nobody = run([join("a"), join("b")], startAt(6));
+  t.match(starts(nobody.effects), [
+    { stateFrom: "checkpoint", position: at(5) },
+    { stateFrom: "checkpoint" },
+  ]);
+  t.match(nobody.effects, [{ type: "log" }, { type: "rewind", globalStep: 5 }], "what nobody has");
+  const other = join("a", { holds: { runId: "another", position: at(8), reports: [] } });
+  t.match(
+    run([other], startAt(6)).effects,
+    [
+      { message: { type: "otherRun", reason: /must be run.*holds step 8 of run another/ } },
+      { type: "log", text: /Refused worker "a"/ },
+    ],
+    "a state of another run is no state of this one, and the worker is told to keep it",
+  );
+});
+
+t.test("advance() prefers a checkpoint to a worker that is far behind it", async (t) => {
+  const stored = { globalStep: 5, from: "checkpoint" } as const;
+  const start = { state: initialState(config, stored, 5, 0), effects: [], all: [], nowMs: 0 };
+  const behind = join("a", { holds: { runId: "run", position: at(3), reports: [] } });
+  const asked = run([behind], start);
+  t.match(asked.effects.at(-1), { type: "restore" });
+  const { effects } = run([{ type: "restored", stored }], asked);
+  t.match(starts(effects), [{ stateFrom: "checkpoint", position: at(5) }]);
+  const lost = run([{ type: "restored", stored: { globalStep: 0, from: "seed" } }], asked);
+  t.match(starts(lost.effects), [{ stateFrom: "own", position: at(3) }], "where the checkpoint is gone");
+});
+
+t.test("advance() starts local workers again, with growing delays, and not for ever", async (t) => {
+  const first = run([join("a"), join("b"), ready("a"), ready("b"), exited("b")], undefined, withLocal);
+  t.match(first.effects.at(-1), { type: "launch", workerId: "b", delayMs: 100 });
+  const second = run([exited("b")], first, withLocal);
+  t.match(logs(second.effects), [
+    /process of worker "b" has ended/,
+    /"b" is not started again.*--max-restarts 1/,
+  ]);
+  t.same(ends(second.effects), [], "one worker is left");
+  const failed = run([from("a", { type: "failed", reason: "no memory" }), exited("a")], second, withLocal);
+  t.match(failed.effects.at(-1), { type: "launch", workerId: "a" });
+  const [end] = ends(run([exited("a")], failed, withLocal).effects);
   t.match(end, {
     ok: false,
-    reason: /Lost worker "b" \(rank 1, pid 7 on h\) after step 0: silent for 2\.1 s/,
+    reason: /Too few workers are left.*"b": killed.*"a": killed by SIGKILL: no memory/,
   });
 });
 
-t.test("advance() forgets a worker that falls silent before training, and waits on", async (t) => {
-  const { state, nowMs } = run([join("a")]);
-  const { state: next, effects } = advance(state, { type: "tick" }, nowMs + 3000, config);
-  t.equal(next.members.length, 0);
-  t.same(ends(effects), []);
+t.test("advance() counts a member as lost for which the others wait too long", async (t) => {
+  const waits = (worker: string, waitedMs: number, waitingRanks: number[]): Input =>
+    from(worker, {
+      ...{ type: "heartbeat", generation: 1, globalStep: 4, phase: "D0", waitingFor: "segments" },
+      ...{ waitedMs, waitingRanks },
+    });
+  const patient = run([waits("a", 29_000, [1]), waits("b", 0, []), tick], training);
+  t.same(sent(patient.effects), []);
+  const late = run([waits("a", 31_000, [1]), waits("b", 0, []), tick], training);
+  t.match(logs(late.effects), [
+    /Lost worker "b" .*wait for it for longer than 30.0 s \(--straggler-timeout\)/,
+  ]);
+  const both = run([waits("a", 31_000, [1]), waits("b", 31_000, [0]), tick], training);
+  t.match(logs(both.effects), [/Lost worker "b"/], "of two that wait for each other, the last");
+  const never = { ...config, run: { ...config.run, stragglerTimeoutMs: 0 } };
+  t.same(run([waits("a", 99_000, [1]), tick], training, never).effects, []);
+});
+
+t.test("advance() scales: starts local workers, lets the last ones go", async (t) => {
+  const begun = run([join("worker-0"), join("worker-1"), ready("worker-0"), ready("worker-1")], undefined, {
+    ...config,
+    localWorkers: ["worker-0", "worker-1"],
+  });
+  const use = { ...config, localWorkers: ["worker-0", "worker-1"] };
+  const up = run([{ type: "scale", workers: 4 }], begun, use);
+  t.match(up.effects, [
+    { type: "launch", workerId: "worker-2", delayMs: 0 },
+    { type: "launch", workerId: "worker-3" },
+  ]);
+  const down = run([{ type: "scale", workers: 1 }], begun, use);
+  t.same(sent(down.effects), ["id-worker-1 exit", "id-worker-0 regroup"]);
+  const gone = run([exited("worker-1"), paused("worker-0", 2, 3)], down, use);
+  t.notOk(
+    gone.all.some(({ type }) => type === "launch"),
+    "it is not started again",
+  );
+  t.match(starts(gone.effects), [{ worldSize: 1, stateFrom: "own" }]);
+  t.same(run([{ type: "scale", workers: 3 }], training).effects, [], "by hand");
+});
+
+t.test("advance() scales before the run begins: it waits for as many as it is told", async (t) => {
+  const one = run([join("a")]);
+  t.match(starts(run([{ type: "scale", workers: 1 }], one).effects), [{ worldSize: 1 }]);
+  const three = run([{ type: "scale", workers: 3 }, join("b")], one);
+  t.same(starts(three.effects), []);
+  t.match(starts(run([join("c")], three).effects), [{ worldSize: 3 }, { worldSize: 3 }, { worldSize: 3 }]);
 });
 
 t.test("advance() says for whom it waits", async (t) => {
-  const gathering = run([join("a")]);
-  const beat = from("a", {
-    type: "heartbeat",
-    generation: 0,
-    globalStep: 0,
-    phase: "start",
-    waitingFor: null,
-  });
-  const kept = advance(gathering.state, beat, 2000, config).state;
-  t.match(advance(kept, { type: "tick" }, 2500, config).effects, [
-    { text: /Waiting for 1 of 2 workers.*npx lockstep worker/ },
-  ]);
-  const { state, nowMs } = run(training);
-  let stuck = state;
-  for (const worker of ["a", "b"]) {
-    const message = {
-      type: "heartbeat" as const,
-      generation: 1,
-      globalStep: 4,
-      phase: "G",
-      waitingFor: worker === "a" ? "rank 1" : null,
-    };
-    stuck = advance(stuck, from(worker, message), nowMs + 2000, config).state;
-  }
-  const { effects } = advance(stuck, { type: "tick" }, nowMs + 2100, config);
-  t.match(effects, [
-    {
-      level: "warn",
-      text: /No step for 2\.\d s since step 0: "a" at step 4 G, waiting for rank 1.*"b" at step 4 G/,
-    },
-  ]);
-});
-
-t.test("advance() ends the run when a local worker exits, unless it has finished", async (t) => {
-  const exited: Input = { type: "exited", workerId: "b", how: "killed by SIGKILL" };
-  const [end] = ends(run([...training, exited]).effects);
-  t.match(end, { ok: false, reason: /Lost worker "b" .*killed by SIGKILL/ });
-  const finished = run([...training, from("b", { type: "finished", generation: 1, globalStep: 10 }), exited]);
-  t.same(ends(finished.all), []);
-  t.match(ends(run([{ type: "exited", workerId: "b", how: "exited with code 1" }]).effects), [
-    { reason: /ended before it joined/ },
+  const gathering = later(run([join("a")]), 1500, beat("a"));
+  t.match(logs(later(gathering, 600).effects), [/Waiting for 1 of 2 workers.*npx lockstep worker/]);
+  const beats = run([beat("a", "G", "rank 1"), beat("b", "G")], { ...training, nowMs: 2000 });
+  t.match(logs(later(beats, 100).effects), [
+    /No step for 2\.\d s since step 0: "a" at step 4 G, waiting for rank 1.*"b" at step 4 G/,
   ]);
 });
 
 t.test("advance() gathers all reports of a gradient that is not finite before it ends", async (t) => {
   const report = (worker: string, own: string | null): Input =>
     from(worker, { type: "nonFinite", generation: 1, globalStep: 3, phase: "G", own });
-  const first = run([...training, report("a", null)]);
+  const first = run([report("a", null)], training);
   t.same(ends(first.effects), []);
-  const [end] = ends(
-    run([report("b", "gradient value 5 of shards 2..3 is NaN")], first.state, first.nowMs).effects,
-  );
+  const [end] = ends(run([report("b", "gradient value 5 of shards 2..3 is NaN")], first).effects);
   t.match(end, { ok: false, reason: /step 3, phase G \(worker "b": gradient value 5.*NaN\).*not applied/ });
-  const [timeout] = ends(advance(first.state, { type: "tick" }, first.nowMs + 1100, config).effects);
-  t.match(timeout, { ok: false, reason: /their sum was not/ });
+  t.match(ends(later(first, 1100).effects), [{ ok: false, reason: /their sum was not/ }]);
 });
 
-t.test(
-  "advance() finishes: members stop at the given step, then the last state is saved, then all exit",
-  async (t) => {
-    const stop = run([...training, { type: "finish", globalStep: 6 }]);
-    t.same(sentTypes(stop.effects), ["id-a finish", "id-b finish"]);
-    t.equal(stop.state.endStep, 6);
-    const done = (worker: string): Input => from(worker, { type: "finished", generation: 1, globalStep: 6 });
-    const trained = run([done("a"), done("b")], stop.state, stop.nowMs);
-    t.match(trained.effects, [{ type: "trained", globalStep: 6 }]);
-    const { effects } = run([{ type: "saved" }], trained.state, trained.nowMs);
-    t.same(sentTypes(effects), ["id-a exit", "id-b exit"]);
-    t.match(ends(effects), [{ ok: true }]);
-  },
-);
+t.test("advance() finishes: the step under way is ended, its state saved, then all exit", async (t) => {
+  const stop = run([{ type: "finish" }], training);
+  t.same(sent(stop.effects), ["id-a regroup", "id-b regroup"]);
+  const { effects, ...rest } = run([paused("a", 2, 6, 1), paused("b", 2, 6, 0)], stop);
+  t.match(starts(effects), [{ endStep: 7 }, { endStep: 7, stateFrom: "peer" }]);
+  const done = run([ready("a", 2), ready("b", 2), finished("a", 2, 7), finished("b", 2, 7)], {
+    effects,
+    ...rest,
+  });
+  t.match(done.effects, [{ type: "trained", globalStep: 7 }]);
+  const saved = run([{ type: "saved" }], done);
+  t.same(sent(saved.effects), ["id-a exit", "id-b exit"]);
+  t.match(ends(saved.effects), [{ ok: true }]);
+});
+
+t.test("advance() lets another worker save when the first is lost at the end", async (t) => {
+  const done = run([finished("a", 1, 10), finished("b", 1, 10)], training);
+  t.same(sent(run([exited("b")], done).effects), [], "only the first saves");
+  const lost = run([exited("a"), paused("b", 2, 10)], done);
+  t.match(starts(lost.effects), [{ rank: 0, worldSize: 1, position: at(10), stateFrom: "own" }]);
+  t.match(run([ready("b", 2), finished("b", 2, 10)], lost).effects, [{ type: "trained", globalStep: 10 }]);
+});
 
 t.test("advance() does nothing more once the run has ended", async (t) => {
-  const { state } = run([...training, { type: "exited", workerId: "a", how: "x" }]);
-  t.same(run([join("c"), { type: "tick" }, step("b", 1)], state, 100_000).all, []);
+  const ended = run([step("a", 1), step("b", 1, { generatorHash: "x" })], training);
+  t.same(run([join("c"), tick, step("b", 1)], { ...ended, nowMs: 100_000 }).all, []);
 });

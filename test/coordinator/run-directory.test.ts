@@ -1,5 +1,4 @@
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
-import { hostname } from "node:os";
+import { readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { decode } from "fast-png";
 import t from "tap";
@@ -7,7 +6,6 @@ import { gridPng } from "../../coordinator/picture.ts";
 import {
   createRun,
   defaultRunDirectory,
-  lockRun,
   runPaths,
   storedConfig,
   trimMetrics,
@@ -25,22 +23,6 @@ t.test("createRun() stores the configuration and refuses a folder that holds a r
   writeFileSync(runPaths(root).config, '{ "workers": 0 }');
   await t.rejects(storedConfig(root), /config\.json.*--workers/s);
   t.equal(defaultRunDirectory(new Date(2026, 0, 2, 3, 4, 5)), join("runs", "20260102-030405"));
-});
-
-t.test("lockRun() keeps living coordinators out, and takes over from dead ones", async (t) => {
-  const paths = runPaths(t.testdir());
-  // A process that lives as long as this test, and one that does not live.
-  writeFileSync(paths.lock, JSON.stringify({ pid: process.ppid, host: hostname() }));
-  await t.rejects(lockRun(paths), /another coordinator does/);
-  writeFileSync(paths.lock, JSON.stringify({ pid: 1, host: "elsewhere" }));
-  await t.rejects(lockRun(paths), /remove .*coordinator\.lock/);
-  for (const dead of [JSON.stringify({ pid: 2 ** 22 + 1, host: hostname() }), "", '{"pi']) {
-    writeFileSync(paths.lock, dead);
-    const unlock = await lockRun(paths);
-    t.match(readFileSync(paths.lock, "utf8"), `"pid":${process.pid}`);
-    await unlock();
-    t.notOk(existsSync(paths.lock));
-  }
 });
 
 t.test("trimMetrics() keeps whole lines up to the step", async (t) => {

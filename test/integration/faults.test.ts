@@ -1,80 +1,10 @@
 import { readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
-import { bits, DATA, goneProcesses, inspect, run, start } from "./processes.ts";
+import { bits, TRAINING_FLAGS, goneProcesses, inspect, run, start } from "./processes.ts";
 
-const TRAIN = ["train", ...DATA, "--seed", "1", "--workers", "2", "--checkpoint-every", "5"];
+const TRAIN = ["train", ...TRAINING_FLAGS, "--seed", "1", "--workers", "2", "--checkpoint-every", "5"];
 const ENDLESS = ["--max-steps", "100000"];
-
-t.test(
-  "kill -9 of a worker: the rest notices, says who and what to do, leaves nobody behind, and --resume goes on",
-  async (t) => {
-    const runDir = join(t.testdir(), "run");
-    const running = start([...TRAIN, ...ENDLESS, "--run-dir", runDir]);
-    const pid = Number((await running.until(/"worker-1" joined \(pid (\d+)/))[1]);
-    await running.until(/Checkpoint of step 10/);
-    process.kill(pid, "SIGKILL");
-    const { code, output } = await running.finished;
-    t.equal(code, 1);
-    t.match(output, new RegExp(`Lost worker "worker-1" \\(rank 1, pid ${pid} .*killed by SIGKILL`));
-    t.match(output, /\[worker-0\] The run has stopped: Lost worker "worker-1"/);
-    t.match(
-      output,
-      /Last good checkpoint: step \d+. To continue from it: npx lockstep train --resume --run-dir/,
-    );
-    t.same(await goneProcesses(runDir), []);
-    const saved = inspect(runDir).globalStep;
-    const rest = await run(["train", "--resume", "--run-dir", runDir, "--max-steps", `${saved + 3}`]);
-    t.equal(rest.code, 0, rest.output);
-    const calm = join(t.testdirName, "calm");
-    await run([...TRAIN, "--max-steps", `${saved + 3}`, "--run-dir", calm]);
-    t.equal(bits(runDir), bits(calm), "nothing was lost and nothing changed");
-  },
-);
-
-t.test("kill -9 of the coordinator: the workers end, and --resume goes on", async (t) => {
-  const runDir = join(t.testdir(), "run");
-  const running = start([...TRAIN, ...ENDLESS, "--run-dir", runDir]);
-  const endpoint = (await running.until(/listens on (tcp:\S+)/))[1];
-  await running.until(/Checkpoint of step 10/);
-  running.child.kill("SIGKILL");
-  await running.finished;
-  t.same(await goneProcesses(endpoint), [], "no worker is left");
-  const saved = inspect(runDir).globalStep;
-  t.ok(saved >= 10);
-  const rest = await run(["train", "--resume", "--run-dir", runDir, "--max-steps", `${saved + 2}`]);
-  t.equal(rest.code, 0, rest.output);
-});
-
-t.test(
-  "workers by hand: kill -9 of the coordinator is noticed by its silence; so is a stopped worker",
-  async (t) => {
-    const runDir = join(t.testdir(), "run");
-    const flags = [...DATA, "--workers", "2", "--failure-timeout", "2", ...ENDLESS];
-    const launch = async (dir: string) => {
-      const coordinator = start(["coordinator", ...flags, "--bind", "tcp://127.0.0.1:*", "--run-dir", dir]);
-      const endpoint = (await coordinator.until(/listens on (tcp:\S+)/))[1];
-      const workers = ["a", "b"].map((id) => start(["worker", "--coordinator", endpoint, "--worker-id", id]));
-      await coordinator.until(/step [1-9]\d*\/100000/);
-      return { coordinator, workers };
-    };
-    const first = await launch(runDir);
-    first.coordinator.child.kill("SIGKILL");
-    for (const worker of first.workers) {
-      const { code, output } = await worker.finished;
-      t.equal(code, 1);
-      t.match(output, /Lost the coordinator at tcp:.*silent for 2\.\d s; start it again with --resume/);
-    }
-    const second = await launch(`${runDir}2`);
-    second.workers[1].child.kill("SIGSTOP");
-    const { code, output } = await second.coordinator.finished;
-    t.equal(code, 1);
-    t.match(output, /Lost worker "b" \(rank 1.*silent for 2\.\d s/);
-    t.equal((await second.workers[0].finished).code, 1, "the other worker was told");
-    second.workers[1].child.kill("SIGKILL");
-    await second.workers[1].finished;
-  },
-);
 
 t.test("a second Ctrl-C stops at once and leaves nobody behind", async (t) => {
   const runDir = join(t.testdir(), "run");
@@ -150,9 +80,9 @@ t.test("--resume refuses other training values, and a run that is complete", asy
     "--max-steps",
     "4",
     "--dataset",
-    DATA[1] === "mnist" ? "synthetic" : "auto",
+    TRAINING_FLAGS.includes("mnist") ? "synthetic" : "auto",
   ]);
-  if (DATA[1] === "mnist") t.match(data.output, /Cannot resume .* on other data/);
+  if (TRAINING_FLAGS.includes("mnist")) t.match(data.output, /Cannot resume .* on other data/);
 });
 
 t.test("a second coordinator cannot use a run that is in use", async (t) => {
@@ -163,7 +93,7 @@ t.test("a second coordinator cannot use a run that is in use", async (t) => {
   t.equal(second.code, 2);
   t.match(second.output, /another coordinator does/);
   const endpoint = /listens on (tcp:\S+)/.exec(first.output)?.[1] ?? "";
-  const samePort = await run(["train", ...DATA, "--bind", endpoint, "--run-dir", `${runDir}2`]);
+  const samePort = await run(["train", ...TRAINING_FLAGS, "--bind", endpoint, "--run-dir", `${runDir}2`]);
   t.equal(samePort.code, 2);
   t.match(samePort.output, /Cannot listen on tcp:.*in use.*--bind another port/);
   first.child.kill("SIGINT");
@@ -193,7 +123,7 @@ t.test("strangers and noise on the coordinator's ports change nothing", async (t
   const { Dealer } = await import("zeromq");
   const runDir = join(t.testdir(), "run");
   const calm = join(t.testdirName, "calm");
-  const running = start([...TRAIN, "--max-steps", "100", "--run-dir", runDir]);
+  const running = start([...TRAIN, "--max-workers", "2", "--max-steps", "100", "--run-dir", runDir]);
   const endpoint = (await running.until(/listens on (tcp:\S+)/))[1];
   await running.until(/hold the same state/);
   const stranger = new Dealer({ linger: 0 });

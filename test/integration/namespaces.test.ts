@@ -2,7 +2,7 @@ import { execFileSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
-import { bits, CLI, DATA, run, Running } from "./processes.ts";
+import { bits, CLI, TRAINING_FLAGS, run, Running } from "./processes.ts";
 
 const ip = (...args: string[]): void => void execFileSync("ip", args, { stdio: "pipe" });
 
@@ -52,12 +52,14 @@ t.test(
       new Running("ip", ["netns", "exec", host.name, process.execPath, CLI, ...args]);
     const [coordinatorHost, a, b] = hosts;
     const runDir = join(t.testdir(), "run");
-    const flags = [...DATA, "--seed", "3", "--max-steps", "20", "--workers", "2"];
+    const key = join(t.testdirName, "run.key");
+    t.equal((await run(["keygen", "--out", key])).code, 0);
+    const flags = [...TRAINING_FLAGS, "--seed", "3", "--max-steps", "20", "--workers", "2"];
     const endpoint = `tcp://${coordinatorHost.address}:29555`;
     // Workers may be started first: they wait for their coordinator.
     const workers = [
-      on(a, ["worker", "--coordinator", endpoint]),
-      on(b, ["worker", "--coordinator", endpoint]),
+      on(a, ["worker", "--coordinator", endpoint, "--key", key]),
+      on(b, ["worker", "--coordinator", endpoint, "--key", key]),
     ];
     const coordinator = on(coordinatorHost, [
       "coordinator",
@@ -66,10 +68,17 @@ t.test(
       endpoint,
       "--run-dir",
       runDir,
+      "--key",
+      key,
     ]);
+    // Has no key, and may not listen where others reach it either.
+    const stranger = await on(a, ["worker", "--coordinator", endpoint]).finished;
+    t.equal(stranger.code, 2);
+    t.match(stranger.output, /Cannot listen on 10\.99\.7\.2 \(which faces the coordinator\)/);
     const { code, output } = await coordinator.finished;
     t.equal(code, 0, output);
-    t.match(output, /without encryption or authentication/);
+    t.match(output, /All connections need key/);
+    t.notMatch(output, /without encryption or authentication/);
     for (const worker of workers) t.equal((await worker.finished).code, 0, worker.output);
     const local = join(t.testdirName, "local");
     t.equal((await run(["train", ...flags, "--run-dir", local])).code, 0);

@@ -1,127 +1,20 @@
 /**
- * Starts the real command line in real processes, and looks at what it leaves.
+ * What the integration tests train on; how they start processes is shared with `npm run chaos`.
  *
  * @module
  */
-import type { ChildProcess, SpawnOptions } from "node:child_process";
-import { execFileSync, spawn } from "node:child_process";
-import { existsSync, readdirSync, readFileSync } from "node:fs";
-import { join, resolve } from "node:path";
-import { fileURLToPath } from "node:url";
+import { existsSync } from "node:fs";
+import { resolve } from "node:path";
 
-export const CLI = fileURLToPath(new URL("../../scripts/lockstep.js", import.meta.url));
+export * from "../../scripts/chaos/processes.ts";
 
-/** Real MNIST where this checkout has it beside it, else the digits that the product draws. */
 const MNIST = resolve("../shared/data/mnist");
-export const DATA = existsSync(MNIST)
-  ? ["--dataset", "mnist", "--data-dir", MNIST]
-  : ["--dataset", "synthetic"];
 
-export interface Finished {
-  readonly code: number | null;
-  readonly signal: NodeJS.Signals | null;
-  /** Standard output and error, in order of arrival. */
-  readonly output: string;
-}
-
-export class Running {
-  readonly child: ChildProcess;
-  readonly finished: Promise<Finished>;
-  output = "";
-  readonly #watchers = new Set<() => void>();
-
-  constructor(command: string, args: readonly string[], options: SpawnOptions = {}) {
-    this.child = spawn(command, args, { stdio: ["ignore", "pipe", "pipe"], ...options });
-    for (const stream of [this.child.stdout, this.child.stderr]) {
-      stream?.setEncoding("utf8").on("data", (text: string) => {
-        this.output += text;
-        for (const watcher of this.#watchers) watcher();
-      });
-    }
-    this.finished = new Promise((resolve) =>
-      this.child.once("close", (code, signal) => {
-        resolve({ code, signal, output: this.output });
-        for (const watcher of this.#watchers) watcher();
-      }),
-    );
-  }
-
-  /** Resolves when the output matches. @throws {Error} If the process ends before. */
-  async until(pattern: RegExp): Promise<RegExpExecArray> {
-    let ended = false;
-    void this.finished.then(() => (ended = true));
-    for (;;) {
-      const match = pattern.exec(this.output);
-      if (match !== null) return match;
-      if (ended) throw new Error(`Ended before ${String(pattern)}:\n${this.output}`);
-      await new Promise<void>((resolve) => {
-        const watcher = (): void => {
-          this.#watchers.delete(watcher);
-          // A turn later, so that `ended` is set.
-          setImmediate(resolve);
-        };
-        this.#watchers.add(watcher);
-      });
-    }
-  }
-}
-
-export function start(args: readonly string[], options: SpawnOptions = {}): Running {
-  return new Running(process.execPath, [CLI, ...args], options);
-}
-
-export function run(args: readonly string[], options: SpawnOptions = {}): Promise<Finished> {
-  return start(args, options).finished;
-}
-
-export interface Inspected {
-  readonly globalStep: number;
-  readonly networks: Readonly<Record<"generator" | "discriminator", { readonly parametersSha256: string }>>;
-  readonly checkpoints: readonly { readonly globalStep: number; readonly damage: string | null }[];
-}
-
-export function inspect(runDir: string): Inspected {
-  return JSON.parse(
-    execFileSync(process.execPath, [CLI, "inspect", runDir, "--json"], { encoding: "utf8" }),
-  ) as Inspected;
-}
-
-/** Step and parameter hashes: what "the same bits" means. */
-export function bits(runDir: string): string {
-  const { globalStep, networks } = inspect(runDir);
-  return `${globalStep} ${networks.generator.parametersSha256} ${networks.discriminator.parametersSha256}`;
-}
-
-export interface MetricsLine {
-  readonly globalStep: number;
-  readonly workers: Readonly<Record<string, unknown>>;
-  readonly [name: string]: unknown;
-}
-
-export function metricsOf(runDir: string): readonly MetricsLine[] {
-  const lines = readFileSync(join(runDir, "metrics.jsonl"), "utf8").trimEnd().split("\n");
-  return lines.map((line) => JSON.parse(line) as MetricsLine);
-}
-
-/** Ids of living processes whose command line contains the text. */
-export function processesWith(text: string): readonly number[] {
-  return readdirSync("/proc")
-    .filter((name) => /^\d+$/.test(name))
-    .filter((pid) => {
-      try {
-        return readFileSync(`/proc/${pid}/cmdline`, "utf8").replaceAll("\0", " ").includes(text);
-      } catch {
-        return false;
-      }
-    })
-    .map(Number);
-}
-
-/** Waits until no process has the text in its command line; gives up after ten seconds. @returns Those that remain. */
-export async function goneProcesses(text: string): Promise<readonly number[]> {
-  for (let i = 0; i < 100; i++) {
-    if (processesWith(text).length === 0) return [];
-    await new Promise((resolve) => setTimeout(resolve, 100));
-  }
-  return processesWith(text);
-}
+/**
+ * Engine wasm, which every machine has (a later --engine wins), and real MNIST where this checkout has it beside it,
+ * else the digits that the product draws.
+ */
+export const TRAINING_FLAGS: readonly string[] = [
+  ...["--engine", "wasm"],
+  ...(existsSync(MNIST) ? ["--dataset", "mnist", "--data-dir", MNIST] : ["--dataset", "synthetic"]),
+];

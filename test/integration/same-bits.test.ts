@@ -1,10 +1,11 @@
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
-import { bits, DATA, metricsOf, run, start } from "./processes.ts";
+import { OBJECTIVE_NAMES } from "../../shared/nn/objectives.ts";
+import { bits, TRAINING_FLAGS, metricsOf, run, start } from "./processes.ts";
 
 const STEPS = 200;
-const TRAIN = ["train", ...DATA, "--global-batch-size", "64", "--shards", "4", "--seed", "1"];
+const TRAIN = ["train", ...TRAINING_FLAGS, "--global-batch-size", "64", "--shards", "4", "--seed", "1"];
 
 t.test(
   "the same seed gives the same bits for 1 to 4 workers, and when stopped and resumed with another number",
@@ -92,7 +93,7 @@ t.test("several discriminator steps and uneven shards keep the bits", async (t) 
       "4",
     ];
     const result = await run([
-      ...["train", ...DATA, ...flags],
+      ...["train", ...TRAINING_FLAGS, ...flags],
       ...["--max-steps", "9", "--checkpoint-every", "4", "--workers", `${workers}`, "--run-dir", runDir],
     ]);
     t.equal(result.code, 0, result.output);
@@ -103,6 +104,24 @@ t.test("several discriminator steps and uneven shards keep the bits", async (t) 
     hashes.add(`9 ${readFileSync(join(runDir, "samples", pictures[2])).toString("base64")}`);
   }
   t.equal(hashes.size, 2, "one set of parameters, one picture");
+});
+
+t.test("every objective trains, with the same bits for 1 and 2 workers", async (t) => {
+  const dir = t.testdir();
+  const seen = new Set<string>();
+  for (const objective of OBJECTIVE_NAMES) {
+    const outcomes: string[] = [];
+    for (const workers of ["1", "2"]) {
+      const runDir = join(dir, `${objective}-${workers}`);
+      const flags = ["--objective", objective, "--max-steps", "4", "--global-batch-size", "22"];
+      const result = await run([...TRAIN, ...flags, "--workers", workers, "--run-dir", runDir]);
+      t.equal(result.code, 0, result.output);
+      outcomes.push(bits(runDir));
+    }
+    t.equal(outcomes[1], outcomes[0], objective);
+    seen.add(outcomes[0]);
+  }
+  t.equal(seen.size, OBJECTIVE_NAMES.length, "another objective gives other bits");
 });
 
 t.test(

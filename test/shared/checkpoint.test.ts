@@ -1,3 +1,4 @@
+import { createHash } from "node:crypto";
 import t from "tap";
 import {
   checkFile,
@@ -91,9 +92,17 @@ t.test("parseManifest() refuses every truncation and every changed digit", async
 });
 
 t.test("another format version is incompatible, not damaged", async (t) => {
-  const text = manifestText.replace('"formatVersion": 1', '"formatVersion": 2');
-  t.throws(() => parseManifest(text), { incompatible: true, message: /format version must be 1: got 2/ });
-  t.throws(() => parseManifest("{}"), { incompatible: false, message: /format version/ });
+  const { manifestSha256, ...body } = JSON.parse(manifestText) as Record<string, unknown>;
+  const hashOf = (value: object): string => createHash("sha256").update(JSON.stringify(value)).digest("hex");
+  t.equal(manifestSha256, hashOf(body));
+  const other = { ...body, formatVersion: 2 };
+  t.throws(() => parseManifest(JSON.stringify({ ...other, manifestSha256: hashOf(other) })), {
+    incompatible: true,
+    message: /format version must be 1: got 2/,
+  });
+  for (const damaged of [{ ...other, manifestSha256 }, {}]) {
+    t.throws(() => parseManifest(JSON.stringify(damaged)), { incompatible: false, message: /SHA-256/ });
+  }
 });
 
 t.test("checkFile() names file, expected and found", async (t) => {

@@ -3,6 +3,7 @@ import { readFile } from "node:fs/promises";
 import t from "tap";
 import { parseRunConfig } from "../../shared/config.ts";
 import { ProtocolError } from "../../shared/errors.ts";
+import { brokenLimit, MAX_DEPTH } from "../../shared/msgpack-limits.ts";
 import { floatsOf } from "../../shared/frames.ts";
 import type { CoordinatorMessage, WorkerMessage } from "../../shared/protocol.ts";
 import {
@@ -13,6 +14,7 @@ import {
   parseCoordinatorMessage,
   parseWorkerBulkMessage,
   parseWorkerMessage,
+  refusedVersion,
 } from "../../shared/protocol.ts";
 import { PACKAGE_VERSION, PROTOCOL_VERSION } from "../../shared/version.ts";
 
@@ -21,25 +23,32 @@ t.test("messages survive encoding and parsing", async (t) => {
     type: "join",
     protocolVersion: PROTOCOL_VERSION,
     packageVersion: PACKAGE_VERSION,
+    codeHash: "c",
     workerId: "w",
     host: "h",
     pid: 1,
     runtime: "node",
     data: { endpoint: "tcp://h:1", sharedFile: null },
+    holds: { runId: "r", position: { globalStep: 3, phase: 1 }, reports: [] },
   };
   t.same(parseWorkerMessage(decodeHeader(encodeHeader(join))), join);
   const start: CoordinatorMessage = {
     type: "start",
+    term: "t",
     generation: 1,
     rank: 0,
     worldSize: 1,
     peers: [
       { rank: 0, workerId: "w", data: { endpoint: "tcp://h:1", sharedFile: { path: "/p", token: "t" } } },
     ],
-    globalStep: 0,
+    runId: "r",
+    position: { globalStep: 4, phase: 1 },
     endStep: 10,
     numImages: 60_000,
-    stateFrom: "seed",
+    dataset: { name: "mnist", sha256: "ab" },
+    checkpoints: "/run/checkpoints",
+    stateFrom: "peer",
+    stateTo: [],
     bulkPort: 9,
     config: parseRunConfig({ workers: 1, seed: 2 ** 52 + 1, learningRate: 1e-4 }),
   };
@@ -47,7 +56,7 @@ t.test("messages survive encoding and parsing", async (t) => {
 });
 
 t.test("parsing names the field that is wrong", async (t) => {
-  const step = { type: "credit", generation: 1, globalStep: -1 };
+  const step = { type: "credit", term: "t", generation: 1, globalStep: -1 };
   t.throws(() => parseWorkerBulkMessage(step), {
     name: "ProtocolError",
     message: /"credit" as 'globalStep' is wrong/,
@@ -70,6 +79,7 @@ t.test("random and mutated bytes are refused with a ProtocolError, never another
   ];
   const valid = encodeHeader({
     type: "heartbeat",
+    term: "t",
     generation: 1,
     globalStep: 2,
     phase: "D0",
@@ -91,6 +101,70 @@ t.test("random and mutated bytes are refused with a ProtocolError, never another
   }
   t.ok(refused > 10_000);
   t.throws(() => decodeHeader(new Uint8Array(MAX_HEADER_BYTES + 1)), ProtocolError);
+});
+
+t.test("bytes that would cost a decoder dearly are refused before it sees them", async (t) => {
+  const nested = (depth: number): Buffer => Buffer.from([...Array<number>(depth).fill(0x91), 0xc0]);
+  t.equal(brokenLimit(nested(MAX_DEPTH)), null);
+  const many = Buffer.alloc(MAX_HEADER_BYTES, 0x91);
+  for (const [bytes, reason] of [
+    [nested(MAX_DEPTH + 1), /at most 8 deep/],
+    [many, /at most 8 deep/],
+    [Buffer.from([0xdd, 0xff, 0xff, 0xff, 0xff]), /as long as it says/],
+    [Buffer.from([0xdf, 0xff, 0xff, 0xff, 0xff, 0xa1]), /as long as it says/],
+    [Buffer.from([0xdb, 0x7f, 0xff, 0xff, 0xff, 0x61]), /as long as it says/],
+    [Buffer.from([0xc6, 0x00, 0x10, 0x00, 0x00]), /as long as it says/],
+    [Buffer.from([0xcb, 0]), /as long as it says/],
+    [Buffer.from([0xd9]), /as long as it says/],
+    [Buffer.from([]), /as long as it says/],
+    [Buffer.from([0xc0, 0xc0]), /end with its first value/],
+    [Buffer.from([0xd4, 0x72, 0x40]), /no extensions/],
+    [Buffer.from([0xc7, 0x01, 0xff, 0x00]), /no extensions/],
+    [Buffer.from([0xc1]), /no extensions/],
+  ] as const) {
+    t.throws(() => decodeHeader(bytes), { name: "ProtocolError", message: reason });
+  }
+  t.throws(() => decodeHeader(undefined), { name: "ProtocolError", message: /got none/ });
+});
+
+t.test("what encodeHeader() writes is within the limits", async (t) => {
+  for (const value of [
+    ...[0, 1, -1, 31, -33, 127, 128, 255, 256, 65_535, 65_536, 2 ** 32 - 1, 2 ** 32, 2 ** 48, -(2 ** 40)],
+    ...[
+      0.5,
+      1e300,
+      NaN,
+      Infinity,
+      true,
+      false,
+      null,
+      "",
+      "x".repeat(31),
+      "y".repeat(300),
+      "ü".repeat(40_000),
+    ],
+    ...[
+      [],
+      Array(16).fill(1),
+      Array(70_000).fill("z"),
+      Object.fromEntries(Array.from({ length: 20 }, (_, i) => [i, i])),
+    ],
+  ]) {
+    const frame = encodeHeader({ value, list: [{ value }] });
+    t.equal(brokenLimit(frame), null, typeof value);
+    t.same(decodeHeader(frame), { value, list: [{ value }] });
+    t.not(brokenLimit(frame.subarray(0, -1)), null, "cut off");
+  }
+});
+
+t.test("a join of another protocol version is named, whatever else it says", async (t) => {
+  t.match(
+    refusedVersion({ type: "join", protocolVersion: 99, news: 1 }),
+    /must be \d+: got 99\. Install the same/,
+  );
+  t.equal(refusedVersion({ type: "join", protocolVersion: PROTOCOL_VERSION }), null);
+  for (const header of [null, 1, {}, { type: "join" }, { type: "step", protocolVersion: 99 }])
+    t.equal(refusedVersion(header), null);
 });
 
 t.test("floatsOf() reads frames at any alignment and refuses other lengths", async (t) => {

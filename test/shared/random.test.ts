@@ -6,6 +6,7 @@ import {
   permutation,
   streamKey,
   threefry4x32,
+  uniformUnit,
 } from "../../shared/random.ts";
 import type { StreamKey } from "../../shared/random.ts";
 
@@ -68,6 +69,22 @@ t.test("fillNormal() depends on key and counter only, and is standard normal", a
   t.ok(Math.abs(mean((x) => x ** 4) - 3) < 0.2, "kurtosis 3");
   t.ok(Math.abs(mean((x, i) => x * other[i])) < 0.02, "another counter is independent");
 });
+
+t.test(
+  "uniformUnit() depends on key and counter only, and is uniform in [0, 1), exact in float32",
+  async (t) => {
+    const key = streamKey(3, "penalty");
+    const values = Array.from({ length: 20_000 }, (_, sample) => uniformUnit(key, sample, 1, 2));
+    t.equal(values[7], uniformUnit(key, 7, 1, 2));
+    const others = [uniformUnit(key, 7, 0, 2), uniformUnit(key, 7, 1, 3), uniformUnit(key, 8, 1, 2)];
+    t.equal(new Set([values[7], ...others, uniformUnit(streamKey(4, "penalty"), 7, 1, 2)]).size, 5);
+    t.ok(values.every((x) => x >= 0 && x < 1 && Math.fround(x) === x));
+    const mean = values.reduce((sum, x) => sum + x, 0) / values.length;
+    const square = values.reduce((sum, x) => sum + x * x, 0) / values.length;
+    t.ok(Math.abs(mean - 1 / 2) < 0.01, `mean ${mean}`);
+    t.ok(Math.abs(square - 1 / 3) < 0.01, `mean square ${square}`);
+  },
+);
 
 t.test("permutation() is a permutation, a function of its key, and unbiased", async (t) => {
   const order = permutation(60_000, streamKey(1, "shuffle", 4));

@@ -111,7 +111,7 @@ class Rank {
   start(): void {
     const { schedule, numShards, worldSize, length, segmentFloats, numRounded } = this.#world;
     const plan: CollectivePlan = {
-      ...{ generation: 1, worldSize, rank: this.#rank, numShards, length, segmentFloats },
+      ...{ term: "t", generation: 1, worldSize, rank: this.#rank, numShards, length, segmentFloats },
       add: addInJavaScript,
       round: roundToBf16,
       numRounded,
@@ -175,7 +175,8 @@ export function allReduce(world: World): readonly (readonly Float32Array[])[] {
     if (!sameBits(values, valuesWhenSent))
       throw new Error(`Overwritten in flight: ${JSON.stringify(message)}`);
     const parsed = parsePeerMessage({ ...message });
-    if (parsed.type === "attached") throw new Error("Cannot be sent by a schedule");
+    if (parsed.type === "attached" || parsed.type === "state")
+      throw new Error("Cannot be sent by a schedule");
     ranks[to].receive(parsed, (target) => target.set(valuesWhenSent));
   }
   const waiting = ranks.flatMap(({ missing }) => missing ?? []);

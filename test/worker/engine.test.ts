@@ -1,48 +1,34 @@
 import t from "tap";
+import "./software-gpu.ts";
 import { dense, leakyRelu, sigmoid, tanh } from "../../shared/nn/layers.ts";
-import type { Layer } from "../../shared/nn/layers.ts";
 import type { Model } from "../../shared/nn/models.ts";
 import { MODELS } from "../../shared/nn/models.ts";
-import type { Network, NetworkName } from "../../shared/nn/network.ts";
+import type { NetworkName } from "../../shared/nn/network.ts";
 import { initialParameters, network } from "../../shared/nn/network.ts";
 import { OBJECTIVES } from "../../shared/nn/objectives.ts";
 import type { Batch, Engine, EngineOptions, LoadedEngine, RealBatch } from "../../worker/engine/engine.ts";
 import { loadEngine } from "../../worker/engine/engine.ts";
+import { createTensorflowEngine } from "../../worker/engine/tensorflow-engine.ts";
+import { probeTensorflow } from "../../worker/engine/tensorflow-probe.ts";
 import { createTfjsEngine } from "../../worker/engine/tfjs-engine.ts";
+import { probeWebgpu } from "../../worker/engine/webgpu-device.ts";
 import { HostMemory } from "../../worker/host-memory.ts";
 import { fusesMultiplyAdd } from "../../worker/kernels/kernels.ts";
-import { initialReplica, replicaLengths, snapshot } from "../../worker/replica.ts";
+import { emptyReplica, initialize, replicaLengths, snapshot } from "../../worker/replica.ts";
+import type { Progress } from "../../worker/train-step.ts";
 import { StepBuffers, trainStep, trainingNoise, vectorLength } from "../../worker/train-step.ts";
-import type { GRADIENT_DTYPES } from "../../shared/config.ts";
+import type { EngineName, GRADIENT_DTYPES } from "../../shared/config.ts";
 import { parseRunConfig } from "../../shared/config.ts";
 import { phasesOfStep } from "../../shared/phases.ts";
 import { roundToBf16 } from "../../shared/bf16.ts";
 import type { Add } from "../../shared/tree-sum.ts";
 import { addInJavaScript, TreeSum } from "../../shared/tree-sum.ts";
 import * as reference from "../reference/float64-gan.ts";
+import { skipUnlessUsable } from "../engines.ts";
 import { mulberry32 } from "../reference/mulberry32.ts";
+import { referenceNetwork } from "../reference/network-of.ts";
 
 const objective = OBJECTIVES["non-saturating"];
-
-/** The reference's declaration of one of our networks, from its description. */
-function referenceNetwork(net: Network): reference.Network {
-  const layers: readonly Layer[] = net.probability === null ? net.layers : [...net.layers, net.probability];
-  return layers.map(({ description }): reference.Layer => {
-    const [, type, args] = /^(\w+)(?:\((.*)\))?$/.exec(description) ?? [];
-    const numbers = (args ?? "").split(", ").map(Number);
-    switch (type) {
-      case "dense":
-        return { type, in: numbers[0], out: numbers[1] };
-      case "leakyRelu":
-        return { type, alpha: numbers[0] };
-      case "tanh":
-      case "sigmoid":
-        return { type };
-      default:
-        throw new Error(`The reference has no layer ${description}`);
-    }
-  });
-}
 
 const small: Model = {
   generator: network("generator", 5, [
@@ -89,7 +75,7 @@ type Load = (
 ) => Promise<LoadedEngine>;
 
 const withConfig =
-  (engine: "wasm" | "cpu", deterministicKernels: boolean): Load =>
+  (engine: EngineName, deterministicKernels: boolean): Load =>
   (options, lengths, gradientDtype = "fp32") =>
     loadEngine({ engine, deterministicKernels, gradientDtype }, options, lengths);
 
@@ -102,9 +88,28 @@ const ENGINES: Readonly<Record<string, Load>> = {
   "wasm through tfjs": async (options, lengths, gradientDtype) => {
     const memory = await HostMemory.create({ fused: FUSED });
     memory.reserve(lengths);
-    return { engine: await createTfjsEngine("wasm", FUSED, gradientDtype === "bf16", options), memory };
+    return {
+      engine: await createTfjsEngine("wasm", FUSED, { ...options, bf16: gradientDtype === "bf16" }),
+      memory,
+    };
   },
   cpu: withConfig("cpu", false),
+  webgpu: withConfig("webgpu", false),
+  tensorflow: withConfig("tensorflow", false),
+  "tensorflow through tfjs": async (options, lengths, gradientDtype) => {
+    const memory = await HostMemory.create({ fused: FUSED });
+    memory.reserve(lengths);
+    const general = { ...options, objective: { ...objective, softplusForm: null } };
+    return { engine: await createTensorflowEngine({ ...general, bf16: gradientDtype === "bf16" }), memory };
+  },
+};
+
+const tensorflow = skipUnlessUsable("tensorflow", await probeTensorflow());
+/** Why an engine is not tested here, by its name. */
+const SKIPPED: Readonly<Record<string, string | false>> = {
+  webgpu: skipUnlessUsable("webgpu", await probeWebgpu()),
+  tensorflow,
+  "tensorflow through tfjs": tensorflow,
 };
 
 interface Rig {
@@ -112,7 +117,7 @@ interface Rig {
   readonly g: Float32Array;
   readonly d: Float32Array;
   /** The discriminator's gradient if the batch has pixels, else the generator's; with metrics. */
-  readonly gradient: (batch: Batch | RealBatch) => Float32Array;
+  readonly gradient: (batch: Batch | RealBatch) => Promise<Float32Array>;
 }
 
 async function engineWith(
@@ -125,7 +130,11 @@ async function engineWith(
     model[network].numParameters,
     vectorLength(model, network),
   ]);
-  const { engine, memory } = await load({ model, objective, maxSamples: 20 }, lengths, gradientDtype);
+  const { engine, memory } = await load(
+    { model, objective, maxSamples: 20, device: null },
+    lengths,
+    gradientDtype,
+  );
   const vectors = (network: NetworkName) => {
     const parameters = memory.allocate(model[network].numParameters);
     const canonical = initialParameters(model[network], seed);
@@ -138,10 +147,10 @@ async function engineWith(
     engine,
     g: g.parameters,
     d: d.parameters,
-    gradient(batch) {
+    async gradient(batch) {
       const [net, { out }] = "pixels" in batch ? [model.discriminator, d] : [model.generator, g];
-      if ("pixels" in batch) engine.discriminatorGradient(batch, out);
-      else engine.generatorGradient(batch, out);
+      if ("pixels" in batch) await engine.discriminatorGradient(batch, out);
+      else await engine.generatorGradient(batch, out);
       const canonical = out.slice();
       engine.order.fromEngine(net, out, canonical.subarray(0, net.numParameters));
       return canonical;
@@ -150,6 +159,11 @@ async function engineWith(
 }
 
 for (const [name, load] of Object.entries(ENGINES)) {
+  const skip = SKIPPED[name] ?? false;
+  if (skip !== false) {
+    t.test(name, { skip }, () => undefined);
+    continue;
+  }
   t.test(`${name}: gradients and metrics of both objectives agree with the float64 reference`, async (t) => {
     for (const [model, numSamples] of [
       [small, 1],
@@ -166,7 +180,7 @@ for (const [name, load] of Object.entries(ENGINES)) {
         noise_BL: Float64Array.from(noise),
       };
       const batch = { shardSizes: [numSamples], globalBatchSize: numSamples, noise };
-      const dOut = gradient({ ...batch, pixels });
+      const dOut = await gradient({ ...batch, pixels });
       const dExpected = reference.discriminatorGradient({
         ...common,
         real_BD: reference.pixelsToReal(pixels),
@@ -174,7 +188,7 @@ for (const [name, load] of Object.entries(ENGINES)) {
       t.ok(maxError(dOut, dExpected.gradient) < 2e-5, `discriminator, ${maxError(dOut, dExpected.gradient)}`);
       const dMetrics = [dExpected.loss, dExpected.meanRealProbability, dExpected.meanFakeProbability];
       t.ok(maxError(dOut.slice(-3), Float64Array.from(dMetrics)) < 1e-6, "its metrics");
-      const gOut = gradient(batch);
+      const gOut = await gradient(batch);
       const gExpected = reference.generatorGradient(common);
       t.ok(maxError(gOut, gExpected.gradient) < 2e-5, `generator, ${maxError(gOut, gExpected.gradient)}`);
       const gMetrics = [gExpected.loss, gExpected.meanFakeProbability];
@@ -211,7 +225,7 @@ for (const [name, load] of Object.entries(ENGINES)) {
         };
         for (const phase of ["generator", "discriminator"] as const) {
           const batch = { shardSizes: [4], globalBatchSize: 4, noise };
-          const out = gradient(phase === "generator" ? batch : { ...batch, pixels });
+          const out = await gradient(phase === "generator" ? batch : { ...batch, pixels });
           const own = phase === "generator" ? g : d;
           const differences = Float64Array.from(own, (_, i) => {
             const at = (h: number): number => {
@@ -236,7 +250,7 @@ for (const [name, load] of Object.entries(ENGINES)) {
   t.test(`${name}: gradients of shards add up to the gradient of the batch`, async (t) => {
     const { engine, gradient } = await engineWith(load, small, 6);
     const { noise, pixels } = inputs(small, 8, 5);
-    const whole = gradient({ shardSizes: [8], globalBatchSize: 8, noise, pixels });
+    const whole = await gradient({ shardSizes: [8], globalBatchSize: 8, noise, pixels });
     const sum = new Float32Array(whole.length);
     for (const [start, end] of [
       [0, 3],
@@ -244,7 +258,7 @@ for (const [name, load] of Object.entries(ENGINES)) {
     ]) {
       const shard = { shardSizes: [end - start], globalBatchSize: 8 };
       const slice = { noise: noise.slice(start * 5, end * 5), pixels: pixels.slice(start * 12, end * 12) };
-      addInJavaScript(sum, sum, gradient({ ...shard, ...slice }));
+      addInJavaScript(sum, sum, await gradient({ ...shard, ...slice }));
     }
     t.ok(maxError(sum, Float64Array.from(whole)) < 1e-6);
     engine.dispose();
@@ -264,7 +278,7 @@ for (const [name, load] of Object.entries(ENGINES)) {
       const { noise, pixels } = inputs(model, total, 5);
       for (const phase of ["discriminator", "generator"] as const) {
         const length = vectorLength(model, phase);
-        const gradientOf = (sizes: readonly number[], start: number): Float32Array => {
+        const gradientOf = (sizes: readonly number[], start: number): Promise<Float32Array> => {
           const end = start + sizes.reduce((sum, n) => sum + n, 0);
           const slice = <A extends Float32Array | Uint8Array>(array: A, width: number) =>
             array.slice(start * width, end * width) as A;
@@ -287,13 +301,17 @@ for (const [name, load] of Object.entries(ENGINES)) {
         const sum = new TreeSum(shardSizes.length, add, () => new Float32Array(length));
         let start = 0;
         for (const [shard, n] of shardSizes.entries()) {
-          sum.push({ start: shard, end: shard + 1 }, gradientOf([n], start), true);
+          sum.push({ start: shard, end: shard + 1 }, await gradientOf([n], start), true);
           start += n;
         }
         const [{ values }] = sum.take();
-        t.equal(isRounded(gradientOf([shardSizes[0]], 0)), gradientDtype === "bf16", "rounding of a leaf");
+        t.equal(
+          isRounded(await gradientOf([shardSizes[0]], 0)),
+          gradientDtype === "bf16",
+          "rounding of a leaf",
+        );
         t.ok(
-          Buffer.from(gradientOf(shardSizes, 0).buffer).equals(Buffer.from(values.buffer)),
+          Buffer.from((await gradientOf(shardSizes, 0)).buffer).equals(Buffer.from(values.buffer)),
           `${phase}, ${shardSizes.join()}`,
         );
       }
@@ -306,11 +324,13 @@ for (const [name, load] of Object.entries(ENGINES)) {
     async (t) => {
       const config = parseRunConfig({ workers: 1, maxSteps: 3, globalBatchSize: 16, seed: 11 });
       const model = MODELS.mlp({ latentDim: 100, imagePixels: 784 });
-      const { engine, memory } = await load({ model, objective, maxSamples: 16 }, [
+      const { engine, memory } = await load({ model, objective, maxSamples: 16, device: null }, [
         ...replicaLengths(model),
         ...StepBuffers.lengths(model, phasesOfStep(1), 4),
       ]);
-      const replica = initialReplica(model, config.seed, memory, engine.order);
+      const replica = emptyReplica(model, memory);
+      initialize(replica, model, config.seed, engine.order);
+      const progress: Progress = { globalStep: 0, phase: 0, measured: null };
       engine.setParameters("generator", replica.generator.parameters);
       engine.setParameters("discriminator", replica.discriminator.parameters);
       const [before, , , beforeD] = snapshot(model, replica, engine.order);
@@ -338,7 +358,7 @@ for (const [name, load] of Object.entries(ENGINES)) {
             onPhase: () => undefined,
           },
           buffers,
-          globalStep,
+          progress,
           pixels,
         );
         const hyper = { learningRate: config.learningRate, beta1: config.beta1, beta2: config.beta2 };

@@ -13,6 +13,7 @@ t.test("Reduction sends about 2 (W-1)/W vectors per rank", async (t) => {
   const worldSize = 4;
   const result = new Float32Array(LENGTH);
   const plan = {
+    term: "t",
     generation: 1,
     worldSize,
     rank: 1,
@@ -33,6 +34,7 @@ t.test("Reduction sends about 2 (W-1)/W vectors per rank", async (t) => {
 t.test("Reduction refuses what it did not ask for, and its result does not change", async (t) => {
   const result = new Float32Array(LENGTH);
   const plan = {
+    term: "t",
     generation: 1,
     worldSize: 2,
     rank: 0,
@@ -48,6 +50,7 @@ t.test("Reduction refuses what it did not ask for, and its result does not chang
   const node = coveringNodes({ start: 2, end: 4 }, 4)[0];
   const good = {
     type: "scatter" as const,
+    term: "t",
     generation: 1,
     globalStep: 0,
     phase: 0,

@@ -16,7 +16,7 @@ import type { HostMemory } from "../host-memory.ts";
 import type { KernelActivation, Leaves, Pointer, ProductEnding } from "../kernels/kernels.ts";
 
 /** y = activation(x W + b). */
-interface Stage {
+export interface Stage {
   readonly numInputs: number;
   readonly numOutputs: number;
   /** Bytes from the first parameter to W (I, O). */
@@ -154,7 +154,7 @@ export function maxWidth(net: Network): number {
 }
 
 /** @returns Dense layers, each with the activation behind it, or null if the network has any other form. */
-function stagesOf(net: Network): readonly Stage[] | null {
+export function stagesOf(net: Network): readonly Stage[] | null {
   const stages: Stage[] = [];
   for (const [index, { kernel }] of net.layers.entries()) {
     if (kernel === null) return null;

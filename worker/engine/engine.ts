@@ -6,9 +6,11 @@
  * @module
  */
 import type { EngineName, TrainingConfig } from "../../shared/config.ts";
+import { ENGINE_NAMES } from "../../shared/config.ts";
+import { UsageError } from "../../shared/errors.ts";
 import type { Model } from "../../shared/nn/models.ts";
 import type { NetworkName } from "../../shared/nn/network.ts";
-import type { Objective } from "../../shared/nn/objectives.ts";
+import type { Capability, Objective } from "../../shared/nn/objectives.ts";
 import { HostMemory } from "../host-memory.ts";
 import type { ParameterOrder } from "./parameter-order.ts";
 import { WasmEngine } from "./wasm-engine.ts";
@@ -28,6 +30,8 @@ export interface Batch {
 export interface RealBatch extends Batch {
   /** (samples, imagePixels) uint8; the engine scales them to [-1, 1]. */
   readonly pixels: Uint8Array;
+  /** (samples,) in [0, 1), for an objective whose penalty uses them. */
+  readonly uniforms?: Float32Array | undefined;
 }
 
 export interface Engine {
@@ -49,16 +53,16 @@ export interface Engine {
    * @param out Receives numParameters gradients, then PHASE_METRICS.discriminator. For engine wasm it must
    * lie in the host memory.
    */
-  discriminatorGradient(batch: RealBatch, out: Float32Array): void;
+  discriminatorGradient(batch: RealBatch, out: Float32Array): Promise<void>;
   /** The same for the generator's loss: numParameters gradients, then PHASE_METRICS.generator. */
-  generatorGradient(batch: Batch, out: Float32Array): void;
+  generatorGradient(batch: Batch, out: Float32Array): Promise<void>;
   /**
    * May run the generator on the noise of the next batch, which the next call then does not repeat: the
    * generator's forward pass does not depend on the discriminator.
    */
   prepareGenerator(noise: Float32Array): void;
   /** @param noise (numSamples, latentDim). @returns (numSamples, imagePixels) in [-1, 1]. */
-  generate(noise: Float32Array, numSamples: number): Float32Array;
+  generate(noise: Float32Array, numSamples: number): Promise<Float32Array>;
   dispose(): void;
 }
 
@@ -67,6 +71,14 @@ export interface EngineOptions {
   readonly objective: Objective;
   /** Most samples of one batch. */
   readonly maxSamples: number;
+  /** Index of the GPU adapter to use, among those that the engine finds; null for its own choice. */
+  readonly device: number | null;
+}
+
+/** Options of engines that work beside the host memory, not in it. */
+export interface DetachedEngineOptions extends EngineOptions {
+  /** Whether gradients are rounded to bfloat16 in every node of the tree. */
+  readonly bf16: boolean;
 }
 
 /** What of a configuration an engine must know. */
@@ -78,10 +90,34 @@ export interface LoadedEngine {
   readonly memory: HostMemory;
 }
 
+/** What each engine can do: it passes the cases of test/conformance that ask for it. */
+export const CAPABILITIES: Readonly<Record<EngineName, readonly Capability[]>> = {
+  tensorflow: ["gradient-of-gradient"],
+  webgpu: ["gradient-of-gradient"],
+  wasm: ["gradient-of-gradient"],
+  cpu: ["gradient-of-gradient"],
+};
+
+/** @throws {UsageError} If an engine with these capabilities cannot compute the objective. */
+export function checkCapabilities(
+  engine: EngineName,
+  objective: Pick<Objective, "needs">,
+  capabilities: Readonly<Record<EngineName, readonly Capability[]>> = CAPABILITIES,
+): void {
+  for (const need of objective.needs) {
+    if (capabilities[engine].includes(need)) continue;
+    const others = ENGINE_NAMES.filter((name) => capabilities[name].includes(need));
+    throw new UsageError(
+      `Cannot train this objective with engine ${engine} as it needs ${need}: use --engine ${others.join(" or ")}, or another --objective`,
+    );
+  }
+}
+
 /**
  * Loads an engine, and a host memory with room for more vectors.
  *
  * @param lengths Lengths of the vectors that the caller will allocate in the memory.
+ * @throws {UsageError} If the engine cannot compute the objective.
  * @throws {Error} If the engine's library cannot run here.
  */
 export async function loadEngine(
@@ -89,6 +125,7 @@ export async function loadEngine(
   options: EngineOptions,
   lengths: readonly number[],
 ): Promise<LoadedEngine> {
+  checkCapabilities(config.engine, options.objective);
   const fused = config.engine === "wasm" && !config.deterministicKernels;
   const memory = await HostMemory.create({ fused });
   const bf16 = config.gradientDtype === "bf16";
@@ -98,6 +135,21 @@ export async function loadEngine(
   if (own !== null && softplusForm !== null) {
     return { engine: new WasmEngine({ ...options, softplusForm, bf16 }, memory), memory };
   }
-  const { createTfjsEngine } = await import("./tfjs-engine.ts");
-  return { engine: await createTfjsEngine(config.engine, fused, bf16, options), memory };
+  return { engine: await loadDetached(config.engine, fused, { ...options, bf16 }), memory };
+}
+
+async function loadDetached(
+  name: EngineName,
+  fused: boolean,
+  options: DetachedEngineOptions,
+): Promise<Engine> {
+  switch (name) {
+    case "tensorflow":
+      return (await import("./tensorflow-engine.ts")).createTensorflowEngine(options);
+    case "webgpu":
+      return (await import("./webgpu-engine.ts")).createWebgpuEngine(options);
+    case "wasm":
+    case "cpu":
+      return (await import("./tfjs-engine.ts")).createTfjsEngine(name, fused, options);
+  }
 }

@@ -9,40 +9,54 @@ import type { Tensor } from "@tensorflow/tfjs";
 import type { EngineName } from "../../shared/config.ts";
 import type { TensorFlow } from "../../shared/nn/layers.ts";
 import type { Network, NetworkName } from "../../shared/nn/network.ts";
-import type { Model } from "../../shared/nn/models.ts";
-import { roundToBf16 } from "../../shared/bf16.ts";
-import type { Add } from "../../shared/tree-sum.ts";
-import { addInJavaScript, TreeSum } from "../../shared/tree-sum.ts";
-import type { Batch, Engine, EngineOptions, RealBatch } from "./engine.ts";
+import type { Batch, DetachedEngineOptions, Engine, RealBatch } from "./engine.ts";
 import { canonicalOrder } from "./parameter-order.ts";
+import { sumShards } from "./shard-by-shard.ts";
 import { numSamplesOf, shardSums } from "./shard-sums.ts";
+import { loadTensorflowBackend } from "./tensorflow-binding.ts";
+import { repairGradients } from "./tfjs-gradients.ts";
 import type { TensorAccess } from "./wasm-backend.ts";
 import { loadWasmBackend } from "./wasm-backend.ts";
+import { loadWebgpuBackend } from "./webgpu-backend.ts";
+import { describeAdapter, openDevice } from "./webgpu-device.ts";
 
 // tfjs is CommonJS: Node gives its exports as names or only as the default, depending on how the names were found.
 const tf: TensorFlow = "default" in tfModule ? tfModule.default : tfModule;
 
-/**
- * @param fused Whether matrix products of backend wasm use fused multiply-adds.
- * @param bf16 Whether gradients are rounded in every node of the tree.
- */
+/** @param fused Whether matrix products of backend wasm use fused multiply-adds. */
 export async function createTfjsEngine(
   name: EngineName,
   fused: boolean,
-  bf16: boolean,
-  options: EngineOptions,
+  options: DetachedEngineOptions,
 ): Promise<Engine> {
+  repairGradients(tf);
   // Without this the cpu backend prints advice to install tfjs-node.
   if (name === "cpu") tf.env().set("IS_NODE", false);
   if (name === "wasm") {
     const access = await loadWasmBackend(tf, fused);
     tf.enableProdMode();
-    return new TfjsEngine(name, bf16, options, access);
+    return new TfjsEngine(name, options, access);
+  }
+  if (name === "tensorflow") {
+    const access = await loadTensorflowBackend(tf);
+    tf.enableProdMode();
+    return new TfjsEngine(name, options, access);
+  }
+  if (name === "webgpu") {
+    const open = await openDevice(options.device, { guardIndices: true });
+    try {
+      const access = await loadWebgpuBackend(tf, open);
+      tf.enableProdMode();
+      return new TfjsEngine(name, options, access, ` on ${describeAdapter(open.adapter)}`);
+    } catch (error) {
+      open.close();
+      throw error;
+    }
   }
   if (!(await tf.setBackend(name)))
     throw new Error(`Cannot use engine ${name} as tfjs must start its backend`);
   tf.enableProdMode();
-  return new TfjsEngine(name, bf16, options, portableAccess);
+  return new TfjsEngine(name, options, portableAccess);
 }
 
 /** For a backend whose memory we do not know: its tensors' arrays are its own, and may be read and replaced. */
@@ -54,14 +68,15 @@ const portableAccess: TensorAccess = {
 class TfjsEngine implements Engine {
   readonly name: EngineName;
   readonly order = canonicalOrder;
-  readonly #bf16: boolean;
-  readonly #options: EngineOptions;
+  readonly #options: DetachedEngineOptions;
   readonly #access: TensorAccess;
+  readonly #where: string;
   readonly #parameters: Record<NetworkName, readonly Tensor[]>;
 
-  constructor(name: EngineName, bf16: boolean, options: EngineOptions, access: TensorAccess) {
+  /** @param where Of the description: what the backend runs on. */
+  constructor(name: EngineName, options: DetachedEngineOptions, access: TensorAccess, where = "") {
     this.name = name;
-    this.#bf16 = bf16;
+    this.#where = where;
     this.#options = options;
     this.#access = access;
     const zeros = (net: Network): readonly Tensor[] =>
@@ -71,7 +86,7 @@ class TfjsEngine implements Engine {
   }
 
   get description(): string {
-    return `${this.name} (tfjs ${tf.version["tfjs-core"]}, ${tf.getBackend()} backend)`;
+    return `${this.name} (tfjs ${tf.version["tfjs-core"]}, ${tf.getBackend()} backend)${this.#where}`;
   }
 
   setParameters(name: NetworkName, flat: Float32Array): void {
@@ -86,60 +101,56 @@ class TfjsEngine implements Engine {
     }
   }
 
-  discriminatorGradient(batch: RealBatch, out: Float32Array): void {
-    this.#overShards("discriminator", batch, out, (part, vector) => this.#discriminatorPass(part, vector));
+  async discriminatorGradient(batch: RealBatch, out: Float32Array): Promise<void> {
+    await this.#overShards("discriminator", batch, out, (part, vector) =>
+      this.#discriminatorPass(part, vector),
+    );
   }
 
-  generatorGradient(batch: Batch, out: Float32Array): void {
-    this.#overShards("generator", batch, out, (part, vector) => this.#generatorPass(part, vector));
+  async generatorGradient(batch: Batch, out: Float32Array): Promise<void> {
+    await this.#overShards("generator", batch, out, (part, vector) => this.#generatorPass(part, vector));
   }
 
-  /** All shards in one pass where backend and networks allow it, else one by one. */
-  #overShards<B extends Batch>(
+  /**
+   * All shards in one pass where backend and networks allow it, else one by one.
+   *
+   * @param pass Asks for its gradient to be read; what it returns writes its metrics, once it is.
+   */
+  async #overShards<B extends Batch>(
     name: NetworkName,
     batch: B,
     out: Float32Array,
-    pass: (part: B, vector: Float32Array) => void,
-  ): void {
+    pass: (part: B, vector: Float32Array) => () => void,
+  ): Promise<void> {
     const { shardSizes } = batch;
-    const { generator, discriminator } = this.#options.model;
-    const round = (vector: Float32Array): void => {
-      if (this.#bf16) roundToBf16(vector.subarray(0, this.#options.model[name].numParameters));
-    };
-    const rowwise = [...generator.layers, ...discriminator.layers].every((layer) => layer.rowwise);
+    const { model, objective } = this.#options;
+    const { generator, discriminator } = model;
+    // With a penalty a parameter's gradient is a sum of several products, each of which would be a tree of its own.
+    const rowwise =
+      objective.penalty === null &&
+      [...generator.layers, ...discriminator.layers].every((layer) => layer.rowwise);
     const { sumOverShards } = this.#access;
-    if (shardSizes.length === 1) {
-      pass(batch, out);
-      round(out);
-    } else if (sumOverShards !== undefined && rowwise && !this.#bf16) {
+    if (shardSizes.length > 1 && sumOverShards !== undefined && rowwise && !this.#options.bf16) {
       // A row of the discriminator's pass is a real or a fake image, a row of the generator's an image.
       const rowsPerSample = name === "discriminator" ? 2 : 1;
       sumOverShards(
         shardSizes.map((n) => n * rowsPerSample),
-        () => pass(batch, out),
+        () => pass(batch, out)(),
       );
     } else {
-      const allocate = (): Float32Array => new Float32Array(out.length);
-      const add: Add = (target, left, right) => {
-        addInJavaScript(target, left, right);
-        round(target);
-      };
-      const sum = new TreeSum(shardSizes.length, add, allocate);
-      for (const [shard, part] of splitBatch(batch, this.#options.model).entries()) {
-        const vector = allocate();
-        pass(part, vector);
-        round(vector);
-        sum.push({ start: shard, end: shard + 1 }, vector, true);
-      }
-      out.set(sum.take()[0].values);
+      await sumShards(this.#options, name, batch, out, async (part, vector) => {
+        const finish = pass(part, vector);
+        await this.#access.settle?.();
+        finish();
+      });
     }
   }
 
-  #discriminatorPass(batch: RealBatch, out: Float32Array): void {
+  #discriminatorPass(batch: RealBatch, out: Float32Array): () => void {
     const { model, objective } = this.#options;
     const { shardSizes, globalBatchSize, pixels } = batch;
     const numSamples = numSamplesOf(batch);
-    tf.tidy(() => {
+    const rows = this.#tidily(() => {
       const fake = this.#forward("generator", this.#noise(batch));
       const real = tf.tensor(scalePixels(pixels), [numSamples, model.discriminator.numInputs]);
       // Real and fake images in one pass, those of a shard together: its gradient is a sum over consecutive rows.
@@ -147,22 +158,30 @@ class TfjsEngine implements Engine {
       let kept: readonly Tensor[] = [];
       const loss = (parameters: readonly Tensor[]): Tensor => {
         const [realLogits, fakeLogits] = separate(forward(model.discriminator, both, parameters), shardSizes);
-        const losses = objective.discriminatorLoss(tf, realLogits, fakeLogits);
+        const classified = objective.discriminatorLoss(tf, realLogits, fakeLogits);
+        const penalty = objective.penalty?.value(tf, {
+          discriminator: (images) => forward(model.discriminator, images, parameters),
+          real,
+          fake,
+          uniforms: tf.tensor(batch.uniforms ?? new Float32Array(numSamples), [numSamples, 1]),
+        });
+        const losses = penalty === undefined ? classified : tf.add(classified, penalty);
         kept = [losses, realLogits, fakeLogits].map((tensor) => tf.keep(tensor));
         return tf.mul(tf.sum(losses), 1 / globalBatchSize);
       };
       this.#gradient(model.discriminator, loss, out);
       const [losses, realLogits, fakeLogits] = kept;
-      const rows = [losses, tf.sigmoid(realLogits), tf.sigmoid(fakeLogits)];
-      out.set(shardSums(rows.map(valuesOf), shardSizes, globalBatchSize), model.discriminator.numParameters);
+      const vectors = [losses, tf.sigmoid(realLogits), tf.sigmoid(fakeLogits)].map((x) => this.#vector(x));
       tf.dispose([...kept]);
+      return vectors;
     });
+    return () => out.set(shardSums(rows, shardSizes, globalBatchSize), model.discriminator.numParameters);
   }
 
-  #generatorPass(batch: Batch, out: Float32Array): void {
+  #generatorPass(batch: Batch, out: Float32Array): () => void {
     const { model, objective } = this.#options;
     const { shardSizes, globalBatchSize } = batch;
-    tf.tidy(() => {
+    const rows = this.#tidily(() => {
       const noise = this.#noise(batch);
       let kept: readonly Tensor[] = [];
       const loss = (parameters: readonly Tensor[]): Tensor => {
@@ -173,12 +192,11 @@ class TfjsEngine implements Engine {
       };
       this.#gradient(model.generator, loss, out);
       const [losses, logits] = kept;
-      out.set(
-        shardSums([losses, tf.sigmoid(logits)].map(valuesOf), shardSizes, globalBatchSize),
-        model.generator.numParameters,
-      );
+      const vectors = [losses, tf.sigmoid(logits)].map((x) => this.#vector(x));
       tf.dispose([...kept]);
+      return vectors;
     });
+    return () => out.set(shardSums(rows, shardSizes, globalBatchSize), model.generator.numParameters);
   }
 
   /** Not worth it here: tfjs would have to keep the pass's tensors for the gradient. */
@@ -186,15 +204,32 @@ class TfjsEngine implements Engine {
     return;
   }
 
-  generate(noise: Float32Array, numSamples: number): Float32Array {
-    return tf.tidy(() => {
+  async generate(noise: Float32Array, numSamples: number): Promise<Float32Array> {
+    const [images] = this.#tidily(() => {
       const z = tf.tensor(noise, [numSamples, this.#options.model.generator.numInputs]);
-      return this.#forward("generator", z).dataSync<"float32">().slice();
+      return [this.#vector(this.#forward("generator", z))];
     });
+    await this.#access.settle?.();
+    return images;
   }
 
   dispose(): void {
     tf.dispose([...this.#parameters.generator, ...this.#parameters.discriminator]);
+    this.#access.close?.();
+  }
+
+  /** tf.tidy() for work whose result is not tensors. */
+  #tidily<T>(work: () => T): T {
+    let result: T | undefined;
+    tf.tidy(() => void (result = work()));
+    return result as T;
+  }
+
+  /** A tensor's values, which arrive as those of TensorAccess.read() do. */
+  #vector(tensor: Tensor): Float32Array {
+    const values = new Float32Array(tensor.size);
+    this.#access.read(tensor, values, 0);
+    return values;
   }
 
   #noise(batch: Batch): Tensor {
@@ -226,29 +261,11 @@ function forward(net: Network, x: Tensor, parameters: readonly Tensor[]): Tensor
   return y;
 }
 
-function valuesOf(tensor: Tensor): Float32Array {
-  return tensor.dataSync<"float32">();
-}
-
 /** Pixels 0..255 to [-1, 1], rounded as the kernel pixelsToReal(). */
 export function scalePixels(pixels: Uint8Array): Float32Array {
   const scaled = new Float32Array(pixels.length);
   for (let i = 0; i < pixels.length; i++) scaled[i] = Math.fround(pixels[i] / 127.5) - 1;
   return scaled;
-}
-
-/** A batch of every shard. Keeps what else the batch has. */
-function splitBatch<B extends Batch>(batch: B, { generator, discriminator }: Model): readonly B[] {
-  let start = 0;
-  return batch.shardSizes.map((numSamples) => {
-    const end = start + numSamples;
-    const noise = batch.noise.slice(start * generator.numInputs, end * generator.numInputs);
-    const { numInputs } = discriminator;
-    const pixels =
-      "pixels" in batch ? (batch.pixels as Uint8Array).slice(start * numInputs, end * numInputs) : undefined;
-    start = end;
-    return { ...batch, shardSizes: [numSamples], noise, ...(pixels === undefined ? {} : { pixels }) };
-  });
 }
 
 /** Rows of `a` and `b` shard by shard: (2 samples, columns). */

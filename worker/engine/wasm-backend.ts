@@ -21,6 +21,7 @@ import type { Kernels, Leaves, Pointer } from "../kernels/kernels.ts";
 import { loadKernels } from "../kernels/kernels.ts";
 import type { OwnKernel } from "./wasm-convolutions.ts";
 import { convolutionKernels } from "./wasm-convolutions.ts";
+import { registerFallbacks } from "./wasm-fallbacks.ts";
 
 const require = createRequire(import.meta.url);
 
@@ -40,10 +41,14 @@ interface WasmModule {
 
 /** Copies between flat vectors and tensors without tfjs's detours. */
 export interface TensorAccess {
-  /** Writes a float32 tensor's values to out[offset...]. */
+  /** Writes a float32 tensor's values to out[offset...]; where there is settle(), when that is done. */
   read(tensor: Tensor, out: Float32Array, offset: number): void;
   /** Overwrites a float32 tensor's values. */
   write(tensor: Tensor, values: Float32Array): void;
+  /** Does all reads that were asked for. Absent where read() does so at once. */
+  settle?(): Promise<void>;
+  /** Frees what the backend holds. */
+  close?(): void;
   /**
    * Runs `compute` so that sums over the rows of a batch (products with a transposed left operand, sums
    * over rows) are taken shard by shard and added in the canonical tree: the bits of a TreeSum over
@@ -71,6 +76,7 @@ export async function loadWasmBackend(tf: TensorFlow, fused: boolean): Promise<T
   const kernels = await loadKernels({ memory: backend.wasm.asm.memory, fused });
   const registry = new KernelRegistry(tf, backend, kernels);
   registry.replaceAll();
+  registerFallbacks(tf);
   const pointerOf = ({ dataId }: TensorInfo): number => backend.dataIdMap.get(dataId).memoryOffset;
   return {
     read(tensor, out, offset) {

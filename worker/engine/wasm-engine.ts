@@ -127,7 +127,7 @@ export class WasmEngine implements Engine {
     this.#parameters[name] = this.#memory.pointer(flat);
   }
 
-  discriminatorGradient(batch: RealBatch, out: Float32Array): void {
+  async discriminatorGradient(batch: RealBatch, out: Float32Array): Promise<void> {
     const { model, softplusForm } = this.#options;
     const { shardSizes, globalBatchSize } = batch;
     const numSamples = numSamplesOf(batch);
@@ -164,7 +164,7 @@ export class WasmEngine implements Engine {
     );
   }
 
-  generatorGradient(batch: Batch, out: Float32Array): void {
+  async generatorGradient(batch: Batch, out: Float32Array): Promise<void> {
     const { model, softplusForm } = this.#options;
     const { shardSizes, globalBatchSize } = batch;
     const numRows = numSamplesOf(batch);
@@ -201,7 +201,7 @@ export class WasmEngine implements Engine {
     this.#fakes(noise);
   }
 
-  generate(noise: Float32Array, numSamples: number): Float32Array {
+  async generate(noise: Float32Array, numSamples: number): Promise<Float32Array> {
     const { numInputs } = this.#options.model.generator;
     const { numInputs: imagePixels } = this.#options.model.discriminator;
     const images = new Float32Array(numSamples * imagePixels);

@@ -59,7 +59,7 @@ t.test("the benchmark measures, prints tables and writes JSON", async (t) => {
 t.test("the benchmark refuses what it does not know", async (t) => {
   const cases: [string[], RegExp][] = [
     [["--rond", "3"], /Unknown argument: rond/],
-    [["--only", "a,x"], /sections are a, b, c, d, e, f: got "x"/],
+    [["--only", "a,x"], /sections are a, b, c, d, e, f, g, h, i: got "x"/],
     [["--rounds", "0"], /--rounds as it must be a whole number above 0: got 0/],
     [["--batch", "64,many"], /--batch as it must be a whole number above 0/],
     [["--python", "no-such-python", "--only", "d"], /--python no-such-python as it must import torch/],

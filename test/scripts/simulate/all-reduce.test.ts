@@ -1,7 +1,7 @@
 import t from "tap";
 import type { Machines } from "../../../scripts/simulate/all-reduce.ts";
 import { OVERHEAD_BYTES, simulateAllReduce } from "../../../scripts/simulate/all-reduce.ts";
-import { EventQueue } from "../../../scripts/simulate/event-queue.ts";
+import { EventQueue } from "../../../shared/event-queue.ts";
 import { SCHEDULE_NAMES } from "../../../worker/schedule.ts";
 import { mulberry32 } from "../../reference/mulberry32.ts";
 

@@ -1,0 +1,133 @@
+/**
+ * How workers come: who may join, and when they enter.
+ *
+ * @module
+ */
+import type { WorkerMessage } from "../../shared/protocol.ts";
+import { PACKAGE_VERSION } from "../../shared/version.ts";
+import type { Effect, Incarnation, Member, MembershipConfig, MembershipState, Transition } from "./state.ts";
+import { andThen, maxWorkersOf, sorted, update, withJoining } from "./state.ts";
+import { withReports } from "./commits.ts";
+import { tryStart } from "./generation.ts";
+import { lose } from "./departures.ts";
+
+/** Workers that join within this time enter together. */
+const ADMIT_MS = 200;
+
+type JoinMessage = Extract<WorkerMessage, { type: "join" }>;
+
+/** Takes in a worker, refuses it, or tells it to prepare while the others train. */
+export function join(
+  state: MembershipState,
+  from: Incarnation,
+  sequence: number,
+  message: JoinMessage,
+  nowMs: number,
+  config: MembershipConfig,
+): Transition {
+  const refusal = refusalOf(state, message, config);
+  if (refusal !== null) {
+    const text = `Refused worker "${message.workerId}" on ${message.host}: ${refusal}`;
+    return {
+      state,
+      effects: [
+        {
+          type: "send",
+          to: from,
+          message: { type: isOtherRun(message, config) ? "otherRun" : "refuse", reason: refusal },
+        },
+        { type: "log", level: "warn", text },
+      ],
+    };
+  }
+  // A new incarnation of a worker takes the place of the old one, which cannot come back.
+  const old = [...state.members, ...state.joining].find((m) => m.workerId === message.workerId);
+  if (old !== undefined) {
+    const without = lose(state, [old], "another process of this name has joined", nowMs, config);
+    return andThen(without, (next) => join(next, from, sequence, message, nowMs, config));
+  }
+  const holds = message.holds?.position ?? null;
+  const member: Member = {
+    workerId: message.workerId,
+    incarnation: from,
+    data: message.data,
+    host: message.host,
+    pid: message.pid,
+    runtime: message.runtime,
+    lastSeenMs: nowMs,
+    sequence,
+    prepared: holds !== null,
+    started: false,
+    paused: holds,
+    readyHash: null,
+    position: "joining",
+    waitingFor: null,
+    waitedMs: 0,
+    waitingRanks: [],
+    finished: false,
+  };
+  const numAfter = state.members.length + state.joining.length + 1;
+  const count = state.generation === 0 ? `${numAfter} of ${state.wanted}` : `now ${numAfter}`;
+  const held = holds === null ? "" : `, holds step ${holds.globalStep}`;
+  const text = `Worker "${member.workerId}" joined (pid ${member.pid} on ${member.host}, ${member.runtime}${held}): ${count}`;
+  const joined: Effect = { type: "log", level: "info", text };
+  if (holds !== null) state = withReports(state, member.workerId, message.holds?.reports ?? []);
+  if (state.status === "gathering" || state.status === "regrouping" || state.status === "restoring") {
+    const next = { ...state, members: sorted([...state.members, member]), progressMs: nowMs };
+    return andThen({ state: next, effects: [joined] }, (s) => tryStart(s, nowMs, config));
+  }
+  const next: MembershipState = { ...state, joining: [...state.joining, member] };
+  if (member.prepared) return { state: admitSoon(next, nowMs), effects: [joined] };
+  const { runId, run } = config;
+  const prepare: Effect = { type: "send", to: from, message: { type: "prepare", runId, config: run } };
+  return { state: next, effects: [joined, prepare] };
+}
+
+/** A worker that is joining can take a state at once. */
+export function prepared(
+  state: MembershipState,
+  member: Member,
+  runId: string,
+  nowMs: number,
+  config: MembershipConfig,
+): Transition {
+  const isJoining = state.joining.some(({ incarnation }) => incarnation === member.incarnation);
+  if (!isJoining || runId !== config.runId) return { state, effects: [] };
+  const ready = update(state, member, { prepared: true });
+  const isForming =
+    state.status === "gathering" || state.status === "regrouping" || state.status === "restoring";
+  return isForming
+    ? tryStart(withJoining(ready, nowMs), nowMs, config)
+    : { state: admitSoon(ready, nowMs), effects: [] };
+}
+
+/** Somebody who has joined can take part. */
+function admitSoon(state: MembershipState, nowMs: number): MembershipState {
+  // Who comes when all is trained helps only if somebody else is lost.
+  return { ...state, admitMs: state.status === "trained" ? null : (state.admitMs ?? nowMs + ADMIT_MS) };
+}
+
+/** Whether the worker holds the state of another run: of other training values or other data. */
+function isOtherRun({ holds }: JoinMessage, { runId }: MembershipConfig): boolean {
+  return holds !== null && holds.runId !== runId;
+}
+
+function refusalOf(state: MembershipState, message: JoinMessage, config: MembershipConfig): string | null {
+  const { run, runId, dataset } = config;
+  if (message.packageVersion !== PACKAGE_VERSION) {
+    return `Cannot join as version of lockstep must be ${PACKAGE_VERSION}: got ${message.packageVersion}`;
+  }
+  if (message.codeHash !== config.codeHash) {
+    return `Cannot join as build of lockstep ${PACKAGE_VERSION} must be ${config.codeHash}: got ${message.codeHash}. Remove dist and build the same sources on both machines`;
+  }
+  if (message.holds !== null && isOtherRun(message, config)) {
+    const { globalStep } = message.holds.position;
+    return `Cannot join as the run must be ${runId} (${dataset.name}): this worker holds step ${globalStep} of run ${message.holds.runId}, of other training values or data. Let its own coordinator continue that run, or start a new worker process for this one`;
+  }
+  const others = [...state.members, ...state.joining].filter((m) => m.workerId !== message.workerId);
+  const limit = maxWorkersOf(run);
+  if (others.length >= limit) {
+    return `Cannot join as the run takes at most ${limit} workers: see --max-workers and --shards`;
+  }
+  return null;
+}

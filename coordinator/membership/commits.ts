@@ -1,0 +1,107 @@
+/**
+ * When a step is committed, and when the run must end because replicas differ or have diverged.
+ *
+ * @module
+ */
+import type { StepReport, WorkerId } from "../../shared/protocol.ts";
+import type { Effect, Member, MembershipState, Transition } from "./state.ts";
+import { end } from "./state.ts";
+
+/** Takes what a member reports of a step; commits it once all have, and ends the run if they differ. */
+export function stepReported(
+  state: MembershipState,
+  member: Member,
+  report: StepReport,
+  nowMs: number,
+): Transition {
+  const { globalStep } = report;
+  const next = withReports(state, member.workerId, [report]);
+  const ofStep = next.reports.get(globalStep);
+  if (ofStep === undefined) return { state, effects: [] };
+  const divergence = divergenceOf(state, globalStep, ofStep);
+  if (divergence !== null) return end(state, false, divergence);
+  return commitReported(next, nowMs);
+}
+
+/** Commits, in order, the steps that every member has reported. */
+function commitReported(state: MembershipState, nowMs: number): Transition {
+  let next = state;
+  const effects: Effect[] = [];
+  for (;;) {
+    const globalStep = next.recorded + 1;
+    const ofStep = next.reports.get(globalStep);
+    if (ofStep === undefined || !state.members.every(({ workerId }) => ofStep.has(workerId))) break;
+    const reports = new Map(next.reports);
+    reports.delete(globalStep);
+    next = { ...next, reports, globalStep, recorded: globalStep, progressMs: nowMs };
+    effects.push(commitOf(globalStep, ofStep));
+  }
+  return { state: next, effects };
+}
+
+/**
+ * Commits what members have applied although not all of them could report it; forgets
+ * what no member has any more.
+ */
+export function commitUpTo(state: MembershipState, globalStep: number): Transition {
+  const effects: Effect[] = [];
+  if (state.recorded > globalStep) effects.push({ type: "rewind", globalStep });
+  let numMissing = 0;
+  for (let step = state.recorded + 1; step <= globalStep; step++) {
+    const ofStep = state.reports.get(step);
+    if (ofStep === undefined) numMissing += 1;
+    else effects.push(commitOf(step, ofStep));
+  }
+  if (numMissing > 0) {
+    const text = `The metrics of ${numMissing} steps up to step ${globalStep} are lost: those that had them are gone`;
+    effects.push({ type: "log", level: "warn", text });
+  }
+  return { state: { ...state, globalStep, recorded: globalStep, reports: new Map() }, effects };
+}
+
+function commitOf(globalStep: number, ofStep: ReadonlyMap<WorkerId, StepReport>): Effect {
+  const [first] = ofStep.values();
+  const timings = new Map([...ofStep].map(([workerId, { timing }]) => [workerId, timing]));
+  return { type: "commit", globalStep, metrics: first.metrics, timings };
+}
+
+/** Keeps what a worker reports of steps that are not recorded yet. */
+export function withReports(
+  state: MembershipState,
+  workerId: WorkerId,
+  added: readonly StepReport[],
+): MembershipState {
+  const reports = new Map(state.reports);
+  for (const report of added) {
+    if (report.globalStep <= state.recorded) continue;
+    reports.set(report.globalStep, new Map(reports.get(report.globalStep)).set(workerId, report));
+  }
+  return { ...state, reports };
+}
+
+/** Invariant: after each commit all replicas are equal bit for bit. Returns the report of a violation. */
+function divergenceOf(
+  state: MembershipState,
+  globalStep: number,
+  reports: ReadonlyMap<WorkerId, StepReport>,
+): string | null {
+  for (const network of ["discriminator", "generator"] as const) {
+    const hashes = [...reports].map(([id, r]) => [
+      id,
+      network === "generator" ? r.generatorHash : r.discriminatorHash,
+    ]);
+    if (new Set(hashes.map(([, hash]) => hash)).size === 1) continue;
+    const list = hashes.map(([id, hash]) => `"${id}" ${hash}`).join(", ");
+    return `Replicas have diverged after step ${globalStep} of generation ${state.generation}: ${network} parameters hash to ${list}. The state of that step is not saved`;
+  }
+  return null;
+}
+
+/** Ends the run, as a loss or gradient is not finite on any member. */
+export function diverged(state: MembershipState): Transition {
+  const [first] = state.nonFinite.values();
+  const own = [...state.nonFinite].flatMap(([id, r]) => (r.own === null ? [] : [`worker "${id}": ${r.own}`]));
+  const who = own.length > 0 ? own.join("; ") : "every worker's part was finite, their sum was not";
+  const text = `Training has diverged: loss or gradient is not finite at step ${first.globalStep}, phase ${first.phase} (${who}). The update was not applied. Lower --learning-rate, or change --beta1 or the seed, in a new run`;
+  return end(state, false, text);
+}

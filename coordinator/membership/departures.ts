@@ -1,0 +1,168 @@
+/**
+ * How members go: lost, ended, scaled away or stopped by the user, and what takes their place.
+ *
+ * @module
+ */
+import type { WorkerId } from "../../shared/protocol.ts";
+import type { Effect, Member, MembershipConfig, MembershipState, Transition } from "./state.ts";
+import { andThen, end, sorted } from "./state.ts";
+import { regroup, tryStart } from "./generation.ts";
+
+/** Delay before a local worker is started again, doubled each time. */
+const FIRST_RESTART_MS = 100;
+const LAST_RESTART_MS = 10_000;
+
+/** Incarnations that are remembered after they were given up. */
+const MAX_GONE = 4096;
+
+/** Goes on without some members. */
+export function lose(
+  state: MembershipState,
+  lost: readonly Member[],
+  why: string,
+  nowMs: number,
+  config: MembershipConfig,
+): Transition {
+  const gone = new Set(lost.map((m) => m.incarnation));
+  const rest = (members: readonly Member[]): readonly Member[] =>
+    members.filter((m) => !gone.has(m.incarnation));
+  const texts = lost.map((m) => `${lostText(state, m)}: ${why}`).join("; ");
+  const members = rest(state.members);
+  const joining = rest(state.joining);
+  const isMember = members.length < state.members.length;
+  const next: MembershipState = {
+    ...{ ...state, members, joining, admitMs: joining.length === 0 ? null : state.admitMs },
+    gone: new Set([...state.gone, ...gone].slice(-MAX_GONE)),
+    lostMs: isMember ? (state.lostMs ?? nowMs) : state.lostMs,
+  };
+  const log: Effect = { type: "log", level: "warn", text: texts };
+  if (!isMember) return { state: next, effects: [log] };
+  switch (state.status) {
+    case "starting":
+    case "training":
+      return andThen({ state: next, effects: [log] }, (s) => regroup(s, nowMs, config));
+    case "trained":
+      // Only the first sends the last state and picture; whoever is first now sends them again.
+      return lost.includes(state.members[0])
+        ? andThen({ state: next, effects: [log] }, (s) => regroup(s, nowMs, config))
+        : { state: next, effects: [log] };
+    case "gathering":
+    case "regrouping":
+    case "restoring":
+    case "ended":
+      return andThen({ state: next, effects: [log] }, (s) => tryStart(s, nowMs, config));
+  }
+}
+
+function lostText(state: MembershipState, { workerId, incarnation, pid, host }: Member): string {
+  const rank = state.members.findIndex((m) => m.incarnation === incarnation);
+  const which = rank < 0 ? "" : `rank ${rank}, `;
+  return `Lost worker "${workerId}" (${which}pid ${pid} on ${host}) after step ${state.globalStep}`;
+}
+
+/** A worker process that this machine started has ended: goes on without it, and starts it again. */
+export function exited(
+  state: MembershipState,
+  workerId: WorkerId,
+  how: string,
+  nowMs: number,
+  config: MembershipConfig,
+): Transition {
+  const member = [...state.members, ...state.joining].find((m) => m.workerId === workerId);
+  // It was let go.
+  if (config.localWorkers.length > 0 && !state.local.includes(workerId)) return { state, effects: [] };
+  const said = state.lastWords.get(workerId);
+  const why = said === undefined ? how : `${how}: ${said}`;
+  const text = `The process of worker "${workerId}" has ended: ${how}`;
+  const without =
+    member === undefined
+      ? { state, effects: [{ type: "log", level: "warn", text } as const] }
+      : lose(state, [member], how, nowMs, config);
+  return andThen(without, (next) => relaunch(next, workerId, why, config));
+}
+
+/** Starts a local worker again, or, where that was of no use, ends a run that has too few left. */
+function relaunch(
+  state: MembershipState,
+  workerId: WorkerId,
+  how: string,
+  { run }: MembershipConfig,
+): Transition {
+  const { local } = state;
+  if (state.status === "trained" || !local.includes(workerId)) return { state, effects: [] };
+  const count = state.restarts.get(workerId) ?? 0;
+  if (count < run.maxRestarts) {
+    const delayMs = Math.min(FIRST_RESTART_MS * 2 ** count, LAST_RESTART_MS);
+    const restarts = new Map(state.restarts).set(workerId, count + 1);
+    return { state: { ...state, restarts }, effects: [{ type: "launch", workerId, delayMs }] };
+  }
+  const exhausted = new Map(state.exhausted).set(workerId, how);
+  const next = { ...state, exhausted };
+  const numLeft = local.length - exhausted.size;
+  if (Math.max(numLeft, state.members.length) >= run.minWorkers) {
+    const text = `Worker "${workerId}" is not started again, as it has ended ${count + 1} times (--max-restarts ${run.maxRestarts})`;
+    return { state: next, effects: [{ type: "log", level: "warn", text }] };
+  }
+  const list = [...exhausted].map(([id, reason]) => `"${id}": ${reason}`).join("; ");
+  return end(
+    next,
+    false,
+    `Too few workers are left to go on (--min-workers ${run.minWorkers}); those that are not started again (--max-restarts ${run.maxRestarts}): ${list}`,
+  );
+}
+
+/** Ends with the step under way, as the user wants. */
+export function finish(state: MembershipState, nowMs: number, config: MembershipConfig): Transition {
+  if (state.stopping || state.status === "trained") return { state, effects: [] };
+  if (state.generation === 0) return end(state, true, "Stopped before training began");
+  if (state.members.length === 0) return end(state, true, `Stopped at step ${state.globalStep}`);
+  const next = { ...state, stopping: true };
+  // A generation that ends with the step under way.
+  return state.status === "training" || state.status === "starting"
+    ? regroup(next, nowMs, config)
+    : tryStart(next, nowMs, config);
+}
+
+/** Starts local workers, or lets the last ones go. Where none are local, more must be started by hand. */
+export function scale(
+  before: MembershipState,
+  workers: number,
+  nowMs: number,
+  config: MembershipConfig,
+): Transition {
+  const state: MembershipState = { ...before, wanted: workers };
+  const present = sorted([...state.members, ...state.joining]);
+  if (workers >= present.length) {
+    if (config.localWorkers.length === 0) return tryStart(state, nowMs, config);
+    const numOthers = present.filter(({ workerId }) => !state.local.includes(workerId)).length;
+    const alive = state.local.filter((id) => !state.exhausted.has(id));
+    const wanted = Math.max(0, workers - numOthers - alive.length);
+    const added: WorkerId[] = [];
+    for (let i = 0; added.length < wanted; i++) {
+      const workerId = `worker-${i}`;
+      if (!state.local.includes(workerId)) added.push(workerId);
+    }
+    const launches = added.map((workerId): Effect => ({ type: "launch", workerId, delayMs: 0 }));
+    const next: MembershipState = { ...state, local: [...state.local, ...added] };
+    return andThen({ state: next, effects: launches }, (s) => tryStart(s, nowMs, config));
+  }
+  const leaving = present.slice(workers);
+  const ids = leaving.map(({ workerId }) => workerId);
+  const goodbyes = leaving.map(({ incarnation }): Effect => ({
+    type: "send",
+    to: incarnation,
+    message: { type: "exit" },
+  }));
+  const stay = (members: readonly Member[]): readonly Member[] => members.filter((m) => !leaving.includes(m));
+  const next: MembershipState = {
+    ...state,
+    members: stay(state.members),
+    joining: stay(state.joining),
+    local: state.local.filter((id) => !ids.includes(id)),
+  };
+  const text = `${ids.map((id) => `"${id}"`).join(", ")} ${ids.length === 1 ? "leaves" : "leave"}: scaled to ${workers} workers`;
+  const effects: Effect[] = [...goodbyes, { type: "log", level: "info", text }];
+  return state.status === "training" || state.status === "starting"
+    ? andThen({ state: next, effects }, (s) => regroup(s, nowMs, config))
+    : andThen({ state: next, effects }, (s) => tryStart(s, nowMs, config));
+}

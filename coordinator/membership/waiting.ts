@@ -1,0 +1,67 @@
+/**
+ * Who keeps the others waiting, and what the user is told about it.
+ *
+ * @module
+ */
+import { seconds } from "../../shared/text.ts";
+import type { Member, MembershipConfig, MembershipState, Transition } from "./state.ts";
+
+/**
+ * The member for which most others have waited too long; of several, one that waits for nobody
+ * itself, then the last. If nobody waits for a member, one that has waited too long for the
+ * coordinator: a message to it was lost. Null if there is none.
+ */
+export function stragglerOf({ status, members }: MembershipState, timeoutMs: number): Member | null {
+  if (status !== "training" || timeoutMs === 0) return null;
+  const votes = members.map(() => 0);
+  for (const { waitedMs, waitingRanks } of members) {
+    if (waitedMs <= timeoutMs) continue;
+    for (const rank of waitingRanks) if (rank < votes.length) votes[rank] += 1;
+  }
+  const most = Math.max(0, ...votes);
+  if (most === 0) {
+    return members.find(({ waitedMs, finished }) => waitedMs > timeoutMs && !finished) ?? null;
+  }
+  const candidates = members.filter((_, rank) => votes[rank] === most);
+  return (
+    candidates.filter(({ waitingRanks }) => waitingRanks.length === 0).at(-1) ?? candidates.at(-1) ?? null
+  );
+}
+
+/** Members that keep a generation from beginning; of several, those that wait for nobody themselves. */
+export function lateOf(
+  { status, members, beganMs }: MembershipState,
+  nowMs: number,
+  timeoutMs: number,
+): readonly Member[] {
+  if (status !== "starting" || timeoutMs === 0 || nowMs - beganMs <= timeoutMs) return [];
+  const late = members.filter(({ readyHash }) => readyHash === null);
+  const idle = late.filter(({ waitingFor }) => waitingFor === null);
+  return idle.length > 0 ? idle : late;
+}
+
+/** Says for whom and what the run waits, if it has for long. */
+export function explained(state: MembershipState, nowMs: number, config: MembershipConfig): Transition {
+  const waitedMs = nowMs - state.progressMs;
+  if (waitedMs < Math.min(2000, config.run.failureTimeoutMs)) return { state, effects: [] };
+  const since = seconds(waitedMs);
+  const next: MembershipState = { ...state, progressMs: nowMs };
+  const say = (level: "info" | "warn", text: string): Transition => ({
+    state: next,
+    effects: [{ type: "log", level, text }],
+  });
+  if (state.status === "gathering") {
+    const wanted = state.generation > 0 ? config.run.minWorkers : state.wanted;
+    return say(
+      "info",
+      `Waiting for ${wanted - state.members.length} of ${wanted} workers (for ${since}). To add one: npx lockstep worker --coordinator ${config.endpoint}`,
+    );
+  }
+  if (state.status === "trained") return say("info", `Waiting for the last checkpoint (for ${since})`);
+  if (state.status === "restoring") return say("info", `Reading the newest checkpoint (for ${since})`);
+  const where = state.members.map((m) => {
+    const waits = m.waitingFor === null ? "" : `, waiting for ${m.waitingFor}`;
+    return `"${m.workerId}" at ${m.position}${waits}, heard ${seconds(nowMs - m.lastSeenMs)} ago`;
+  });
+  return say("warn", `No step for ${since} since step ${state.globalStep}: ${where.join("; ")}`);
+}

@@ -1,0 +1,115 @@
+/**
+ * How to start `lockstep` on Node and on Deno: the runtime of this process by
+ * its own binary, the other one from an environment variable, the npm package
+ * `deno`, or the PATH.
+ *
+ * @module
+ */
+import { execFileSync } from "node:child_process";
+import { createRequire } from "node:module";
+import { fileURLToPath } from "node:url";
+import { describeError, UsageError } from "../shared/errors.ts";
+import type { Runtime } from "../shared/runtime.ts";
+import { RUNTIME } from "../shared/runtime.ts";
+
+export interface RuntimeCommand {
+  readonly command: string;
+  readonly args: readonly string[];
+  /** Environment variables beside those of this process. */
+  readonly variables: Readonly<Record<string, string>>;
+}
+
+/** Variables that name a binary, before all other places. */
+const BINARY_VARIABLES = { node: "LOCKSTEP_NODE", deno: "LOCKSTEP_DENO" } as const;
+
+const OLDEST_MAJOR = { node: 20, deno: 2 } as const;
+
+const ADVICE = {
+  node: "install Node 20.19 or later (https://nodejs.org)",
+  deno: 'install Deno 2 with "npm install deno" (https://deno.com)',
+} as const;
+
+/**
+ * All permissions, as workers use native modules; nothing from the network, no
+ * questions, no files written: what npm has installed is used as it is.
+ *
+ * Deno leaves V8's trap handler off (denoland/deno#35658), so that every load and store of WebAssembly has a check of
+ * its own, at which the kernels run at half their speed. V8's --no-wasm-bounds-checks is not among these
+ * flags: with it what a kernel writes outside of its memory may silently land in the process's other memory. Who wants
+ * it sets DENO_V8_FLAGS.
+ */
+const DENO_ARGS = [
+  "run",
+  "--allow-all",
+  "--no-prompt",
+  "--no-remote",
+  "--no-lock",
+  "--node-modules-dir=manual",
+];
+
+const SCRIPT = fileURLToPath(new URL("../scripts/lockstep.js", import.meta.url));
+
+const found = new Map<Runtime, RuntimeCommand>();
+
+/**
+ * The command that starts `lockstep` on a runtime.
+ *
+ * @throws {UsageError} If the runtime is not installed, or too old.
+ */
+export function lockstepCommand(runtime: Runtime): RuntimeCommand {
+  let command = found.get(runtime);
+  if (command === undefined) {
+    command = findCommand(runtime);
+    found.set(runtime, command);
+  }
+  return command;
+}
+
+function findCommand(runtime: Runtime): RuntimeCommand {
+  const binary = findBinary(runtime);
+  if (binary !== process.execPath) checkVersion(runtime, binary);
+  if (runtime === "deno") {
+    return { command: binary, args: [...DENO_ARGS, SCRIPT], variables: { DENO_NO_UPDATE_CHECK: "1" } };
+  }
+  // Flags such as --cpu-prof are for the workers too.
+  const flags = RUNTIME === "node" ? process.execArgv : [];
+  return { command: binary, args: [...flags, SCRIPT], variables: {} };
+}
+
+function findBinary(runtime: Runtime): string {
+  const named = process.env[BINARY_VARIABLES[runtime]];
+  if (named !== undefined && named !== "") return named;
+  if (runtime === RUNTIME) return process.execPath;
+  return (runtime === "deno" ? denoOfNpm() : null) ?? runtime;
+}
+
+/** The binary in the npm package, or null if that is not installed. */
+function denoOfNpm(): string | null {
+  try {
+    // What its command does before it starts the binary, with which it would stay as a process between.
+    const { runInstall } = createRequire(import.meta.url)("deno/install_api.cjs") as {
+      readonly runInstall: () => string;
+    };
+    return runInstall();
+  } catch {
+    return null;
+  }
+}
+
+function checkVersion(runtime: Runtime, binary: string): void {
+  let output: string;
+  try {
+    output = execFileSync(binary, ["--version"], { encoding: "utf8", stdio: ["ignore", "pipe", "ignore"] });
+  } catch (error) {
+    throw new UsageError(
+      `Cannot start workers on ${runtime} as "${binary}" does not run (${describeError(error)}): ${ADVICE[runtime]}, or name its binary in ${BINARY_VARIABLES[runtime]}`,
+    );
+  }
+  // "v20.19.0" or "deno 2.9.6 (stable, ...)"
+  const version = /^(?:v|deno )(\d+)\.\S+/.exec(output);
+  if (version === null || Number(version[1]) < OLDEST_MAJOR[runtime]) {
+    throw new UsageError(
+      `Cannot start workers on ${runtime} as "${binary}" must be version ${OLDEST_MAJOR[runtime]} or later: got "${output.split("\n")[0]}"; ${ADVICE[runtime]}, or name another binary in ${BINARY_VARIABLES[runtime]}`,
+    );
+  }
+}

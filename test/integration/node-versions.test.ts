@@ -1,0 +1,31 @@
+import { execFileSync } from "node:child_process";
+import { join } from "node:path";
+import t from "tap";
+import { probeTensorflow } from "../../worker/engine/tensorflow-probe.ts";
+import { skipUnlessUsable } from "../engines.ts";
+import { bits, CLI, TRAINING_FLAGS, run, Running } from "./processes.ts";
+
+/** Paths of other versions of Node, with colons. */
+const NODES = (process.env.LOCKSTEP_TEST_NODES ?? "").split(":").filter(Boolean);
+
+const ENGINES = { wasm: false, tensorflow: skipUnlessUsable("tensorflow", await probeTensorflow()) } as const;
+
+for (const [engine, why] of Object.entries(ENGINES)) {
+  const skip = NODES.length === 0 ? "LOCKSTEP_TEST_NODES names no other Node" : why;
+  t.test(`every Node gives the same bits on engine ${engine}`, { skip }, async (t) => {
+    const dir = t.testdir();
+    const args = (name: string): readonly string[] => [
+      ...["train", ...TRAINING_FLAGS, "--engine", engine, "--workers", "2", "--global-batch-size", "16"],
+      ...["--shards", "2", "--max-steps", "6", "--run-dir", join(dir, name)],
+    ];
+    const here = await run(args("here"));
+    t.equal(here.code, 0, here.output);
+    for (const node of NODES) {
+      const version = execFileSync(node, ["--version"], { encoding: "utf8" }).trim();
+      const { code, output } = await new Running(node, [CLI, ...args(version)]).finished;
+      t.equal(code, 0, output);
+      t.match(output, `node ${version.slice(1)}`, "workers run on it, too");
+      t.equal(bits(join(dir, version)), bits(join(dir, "here")), version);
+    }
+  });
+}
