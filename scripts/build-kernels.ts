@@ -1,23 +1,29 @@
 // npx tsc && node dist/scripts/build-kernels.js
 /**
  * Compiles the training kernels, worker/kernels/assembly/ (AssemblyScript), to
- * dist/worker/kernels/kernels.wasm (plain SIMD) and kernels-fused.wasm
- * (relaxed multiply-adds).
+ * dist/worker/kernels/kernels*.wasm: plain SIMD and relaxed multiply-adds, each
+ * for vectors of 128 bits and for those that V8 joins to 256 (-wide).
  *
  * @module
  */
 import { spawnSync } from "node:child_process";
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
+import { kernelFile } from "../worker/kernels/kernel-builds.ts";
 
 const require = createRequire(import.meta.url);
 const packageRoot = fileURLToPath(new URL("../../", import.meta.url));
 const compiler = require.resolve("assemblyscript/bin/asc.js");
 
-const BUILDS = [
-  { output: "kernels.wasm", options: ["--use", "MADD=0"] },
-  { output: "kernels-fused.wasm", options: ["--use", "MADD=1", "--enable", "relaxed-simd"] },
-];
+const BUILDS = [false, true].flatMap((fused) =>
+  [false, true].map((wide) => ({
+    output: kernelFile({ fused, wide }),
+    options: [
+      ...["--use", `MADD=${Number(fused)}`, "--use", `WIDE=${Number(wide)}`],
+      ...(fused ? ["--enable", "relaxed-simd"] : []),
+    ],
+  })),
+);
 
 for (const { output, options } of BUILDS) {
   const command = [

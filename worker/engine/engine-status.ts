@@ -13,6 +13,7 @@ import type { NetworkName } from "../../shared/nn/network.ts";
 import { OBJECTIVES } from "../../shared/nn/objectives.ts";
 import { fillNormal, streamKey } from "../../shared/random.ts";
 import { shardSamples } from "../../shared/sharding.ts";
+import { chooseKernels } from "../kernels/kernel-builds.ts";
 import { fusesMultiplyAdd } from "../kernels/kernels.ts";
 import { vectorLength } from "../train-step.ts";
 import { loadEngine } from "./engine.ts";
@@ -34,12 +35,18 @@ export interface EngineStatus {
 
 const EMBEDDED = { usable: true, reason: null, fix: null, gpus: [], software: false } as const;
 
-/** Cheap: computes nothing. May load native libraries, so a crash of theirs would be this process's. */
+/** Quick: computes for some milliseconds at most. May load native libraries, so a crash of theirs would be this process's. */
 export async function engineStatus(engine: EngineName): Promise<EngineStatus> {
   switch (engine) {
     case "wasm": {
-      const kernels = fusesMultiplyAdd() ? "fused" : "plain";
-      return { ...EMBEDDED, engine, description: `${kernels} SIMD kernels, one thread a worker` };
+      const fused = fusesMultiplyAdd();
+      const { wide, reason } = await chooseKernels(fused);
+      const vectors = wide ? "256-bit vectors" : `128-bit vectors, as for 256 ${reason}`;
+      return {
+        ...EMBEDDED,
+        engine,
+        description: `${fused ? "fused" : "plain"} SIMD kernels, one thread a worker, ${vectors}`,
+      };
     }
     case "cpu":
       return { ...EMBEDDED, engine, description: "tfjs's reference in JavaScript, for tests" };

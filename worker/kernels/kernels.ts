@@ -4,21 +4,22 @@
  * allocated and nothing is checked: a wrong length writes where it should not,
  * so only the engine, which knows its layout, calls these.
  *
- * Two builds of one source: `kernels.wasm` gives the same bits on every
- * machine; `kernels-fused.wasm` uses relaxed multiply-adds in the matrix
- * product: faster, other bits, and the same bits on every machine that fuses
- * them, which is checked. All other kernels are the same in both, bit for bit.
+ * Two arithmetics of one source: plain gives the same bits on every machine;
+ * fused uses relaxed multiply-adds in the matrix product: faster, other bits,
+ * and the same bits on every machine that fuses them, which is checked. All
+ * other kernels are the same in both, bit for bit. kernel-builds.ts has the
+ * builds of each for vectors of 128 and of 256 bits, which have the same bits.
  *
  * @module
  */
-import { readFile } from "node:fs/promises";
 import { setFlagsFromString } from "node:v8";
+import { chooseKernels, compileKernels } from "./kernel-builds.ts";
 import type { ConvSizes, DirectKernels, Ending, Pointer, RawExports } from "./raw-kernels.ts";
 
 export type { Pointer } from "./raw-kernels.ts";
 
 /** What a sum does with the values that are there, by the numbers of assembly/gemm.ts. */
-const SUM_MODES = { store: 0, continue: 1, add: 2, tree: 3, treeBf16: 4 } as const;
+const SUM_MODES = { store: 0, continue: 1, tree: 2, treeBf16: 3 } as const;
 export type SumMode = keyof typeof SUM_MODES;
 
 /** Leaves of a tree sum: leaf i is start[i]..start[i + 1]. */
@@ -62,8 +63,7 @@ export interface Product extends ProductEnding {
   /** gemmScratchBytes(M, K, mode) bytes. */
   readonly scratch: Pointer;
   /**
-   * store (default): C = product. add: C = C + product, the product summed
-   * from 0 first (a tree sum over shards). continue: the sum over k goes on
+   * store (default): C = product. continue: the sum over k goes on
    * from C, as if K were longer. tree: C = the sums over the leaves of k, added in
    * the canonical tree. treeBf16: the same, every node of the tree rounded to bfloat16.
    */
@@ -127,6 +127,8 @@ export interface Kernels extends DirectKernels {
   readonly memory: WebAssembly.Memory;
   /** Whether the matrix product uses fused multiply-adds. */
   readonly fused: boolean;
+  /** Whether its products are made for vectors of 256 bits: other speed, the same bits. */
+  readonly wide: boolean;
   gemm(product: Product): void;
   /** Enough for any smaller M and K too. */
   gemmScratchBytes(M: number, K: number, mode?: SumMode): number;
@@ -144,8 +146,6 @@ export interface Kernels extends DirectKernels {
     activation: KernelActivation,
     alpha?: number,
   ): void;
-  /** out (N,) = sums over the rows of x (M,N), row 0 first; mode as in Product. */
-  columnSums(M: number, N: number, x: Pointer, out: Pointer, mode?: "store" | "continue" | "add"): void;
   allFinite(n: number, x: Pointer): boolean;
   /** Sixteen hexadecimal digits: hashWords() of hash-words.ts. @param n Number of 32-bit words. */
   hashWords(n: number, x: Pointer): string;
@@ -180,26 +180,28 @@ export interface KernelOptions {
   readonly memory: WebAssembly.Memory;
   /** Needs fusesMultiplyAdd(). */
   readonly fused: boolean;
+  /** Default: what is faster here. */
+  readonly wide?: boolean;
 }
 
 /**
  * @throws {Error} If fused multiply-adds are asked for where there are none.
  * @throws {WebAssembly.CompileError} If the runtime has no WASM SIMD.
  */
-export async function loadKernels({ memory, fused }: KernelOptions): Promise<Kernels> {
+export async function loadKernels({ memory, fused, wide }: KernelOptions): Promise<Kernels> {
   if (fused && !fusesMultiplyAdd()) {
     throw new Error(
       "Cannot use fused multiply-adds as this processor or runtime has none: begin the run with --deterministic-kernels",
     );
   }
-  const name = fused ? "kernels-fused.wasm" : "kernels.wasm";
-  const bytes = await readFile(new URL(`./${name}`, import.meta.url));
-  const { instance } = await WebAssembly.instantiate(bytes, { env: { memory } });
+  wide ??= (await chooseKernels(fused)).wide;
+  const instance = await WebAssembly.instantiate(await compileKernels({ fused, wide }), { env: { memory } });
   const raw = instance.exports as unknown as RawExports;
   return {
     ...raw,
     memory,
     fused,
+    wide,
     gemm(product) {
       const { transA = false, transB = false, M, N, K, a, b, c, scratch } = product;
       const mode = SUM_MODES[product.mode ?? "store"];
@@ -228,9 +230,6 @@ export async function loadKernels({ memory, fused }: KernelOptions): Promise<Ker
     },
     biasActivation(M, N, c, bias, activation, alpha = 0) {
       raw.biasActivation(M, N, c, bias ?? 0, ACTIVATIONS[activation], alpha);
-    },
-    columnSums(M, N, x, out, mode = "store") {
-      raw.columnSums(M, N, x, out, SUM_MODES[mode]);
     },
     allFinite: (n, x) => raw.allFinite(n, x) === 1,
     hashWords: (n, x) => BigInt.asUintN(64, raw.hashWords(n, x)).toString(16).padStart(16, "0"),

@@ -34,6 +34,8 @@ export interface DirectKernels {
   readonly pixelsToReal: (n: number, x: Pointer, y: Pointer) => void;
   /** y (N,M) = x (M,N) transposed. x and y must not overlap. */
   readonly transpose: (M: number, N: number, x: Pointer, y: Pointer) => void;
+  /** out (N,) = sums over the rows of x (M,N), row 0 first. */
+  readonly columnSums: (M: number, N: number, x: Pointer, out: Pointer) => void;
   /** Sum of squares in float64; not finite exactly if a value is not. */
   readonly sumSquares: (n: number, x: Pointer) => number;
   /** @param x n floats. @param y n words of 16 bits: bfloat16, rounded to nearest even; may start where x starts. */
@@ -105,7 +107,6 @@ export interface RawExports extends DirectKernels {
   ): void;
   gemmScratchBytes(M: number, K: number, mode: number): number;
   biasActivation(M: number, N: number, c: Pointer, bias: Pointer, activation: number, alpha: number): void;
-  columnSums(M: number, N: number, x: Pointer, out: Pointer, mode: number): void;
   allFinite(n: number, x: Pointer): number;
   hashWords(n: number, x: Pointer): bigint;
   conv2d(...args: [...ConvSizes, x: Pointer, w: Pointer, y: Pointer, scratch: Pointer, ...Ending]): void;

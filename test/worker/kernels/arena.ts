@@ -69,13 +69,15 @@ export interface Build {
 
 export const skipFused = fusesMultiplyAdd() ? false : "no fused multiply-add on this machine";
 
-/** The builds that this machine can run: plain, and fused where it fuses. */
+/** The builds that this machine can run: plain, and fused where it fuses, each for vectors of 128 and of 256 bits. */
 export async function loadBuilds(): Promise<readonly Build[]> {
   const builds: Build[] = [];
   for (const fused of fusesMultiplyAdd() ? [false, true] : [false]) {
-    const arena = new Arena();
-    const kernels = await loadKernels({ memory: arena.memory, fused });
-    builds.push({ name: fused ? "fused" : "plain", arena, kernels });
+    for (const wide of [false, true]) {
+      const arena = new Arena();
+      const kernels = await loadKernels({ memory: arena.memory, fused, wide });
+      builds.push({ name: `${fused ? "fused" : "plain"}${wide ? ", wide" : ""}`, arena, kernels });
+    }
   }
   return builds;
 }

@@ -1,12 +1,8 @@
 /** Sums in fixed orders, and the check that all values are finite. */
 import { loadPart, storePart } from "./lanes";
 
-/**
- * Sums over the rows of x (M,N), row 0 first: bias gradients.
- *
- * @param out (N,) values. @param mode As in gemm(): 0 store, 1 continue the sum from out, 2 out = out + sum.
- */
-export function columnSums(M: i32, N: i32, x: usize, out: usize, mode: i32): void {
+/** Sums over the rows of x (M,N), row 0 first: bias gradients. @param out (N,) values. */
+export function columnSums(M: i32, N: i32, x: usize, out: usize): void {
   const stride = (<usize>N) << 2;
   let n = N;
   // A cache line of columns at a time: 16.
@@ -15,12 +11,6 @@ export function columnSums(M: i32, N: i32, x: usize, out: usize, mode: i32): voi
     let s1 = s0;
     let s2 = s0;
     let s3 = s0;
-    if (mode === 1) {
-      s0 = v128.load(out);
-      s1 = v128.load(out, 16);
-      s2 = v128.load(out, 32);
-      s3 = v128.load(out, 48);
-    }
     let p = x;
     for (let i: i32 = 0; i < M; i++) {
       s0 = f32x4.add(s0, v128.load(p));
@@ -28,12 +18,6 @@ export function columnSums(M: i32, N: i32, x: usize, out: usize, mode: i32): voi
       s2 = f32x4.add(s2, v128.load(p, 32));
       s3 = f32x4.add(s3, v128.load(p, 48));
       p += stride;
-    }
-    if (mode === 2) {
-      s0 = f32x4.add(v128.load(out), s0);
-      s1 = f32x4.add(v128.load(out, 16), s1);
-      s2 = f32x4.add(v128.load(out, 32), s2);
-      s3 = f32x4.add(v128.load(out, 48), s3);
     }
     v128.store(out, s0);
     v128.store(out, s1, 16);
@@ -44,14 +28,12 @@ export function columnSums(M: i32, N: i32, x: usize, out: usize, mode: i32): voi
   }
   for (; n > 0; n -= 4) {
     const whole = n >= 4;
-    const before = whole ? v128.load(out) : loadPart(out, n);
-    let s = mode === 1 ? before : f32x4.splat(0);
+    let s = f32x4.splat(0);
     let p = x;
     for (let i: i32 = 0; i < M; i++) {
       s = f32x4.add(s, whole ? v128.load(p) : loadPart(p, n));
       p += stride;
     }
-    if (mode === 2) s = f32x4.add(before, s);
     if (whole) v128.store(out, s);
     else storePart(out, s, n);
     x += 16;
