@@ -4,15 +4,16 @@
  *
  * @module
  */
-import { readFileSync } from "node:fs";
+import { chooseKernels, compileKernels } from "../../worker/kernels/kernel-builds.ts";
 import { fusesMultiplyAdd } from "../../worker/kernels/kernels.ts";
 
 /** Exported kernels of the build that runs by default, by function number. */
-export function kernelNames(): ReadonlyMap<number, string> {
-  const build = fusesMultiplyAdd() ? "kernels-fused.wasm" : "kernels.wasm";
-  const bytes = readFileSync(new URL(`../../worker/kernels/${build}`, import.meta.url));
+export async function kernelNames(): Promise<ReadonlyMap<number, string>> {
+  const fused = fusesMultiplyAdd();
+  const { wide } = await chooseKernels(fused);
+  const module = await compileKernels({ fused, wide });
   const memory = new WebAssembly.Memory({ initial: 1, maximum: 65536 });
-  const { exports } = new WebAssembly.Instance(new WebAssembly.Module(bytes), { env: { memory } });
+  const { exports } = new WebAssembly.Instance(module, { env: { memory } });
   const names = new Map<number, string>();
   for (const [name, value] of Object.entries(exports)) {
     // The JavaScript interface of WebAssembly names an exported function by its number.

@@ -53,7 +53,7 @@ export async function profileWorker(options: BenchOptions, directory: string): P
   mkdirSync(directory, { recursive: true });
   const kept = join(directory, file);
   copyFileSync(join(written, file), kept);
-  const functions = selfTimes(Profile.parse(JSON.parse(readFileSync(kept, "utf8"))), kernelNames());
+  const functions = selfTimes(Profile.parse(JSON.parse(readFileSync(kept, "utf8"))), await kernelNames());
   const totalMs = functions.reduce((sum, { selfMs }) => sum + selfMs, 0);
   const lines = functions
     .slice(0, NUM_FUNCTIONS)

@@ -1,5 +1,7 @@
-import { execFileSync } from "node:child_process";
+import { execFile, execFileSync } from "node:child_process";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { promisify } from "node:util";
 import t from "tap";
 import { probeTensorflow } from "../../worker/engine/tensorflow-probe.ts";
 import { skipUnlessUsable } from "../engines.ts";
@@ -8,10 +10,29 @@ import { bits, CLI, TRAINING_FLAGS, run, Running } from "./processes.ts";
 /** Paths of other versions of Node, with colons. */
 const NODES = (process.env.LOCKSTEP_TEST_NODES ?? "").split(":").filter(Boolean);
 
+const NO_NODES = NODES.length === 0 ? "LOCKSTEP_TEST_NODES names no other Node" : false;
+
+t.test(
+  "the kernels pass their tests on every Node, as each compiles them anew",
+  { skip: NO_NODES },
+  async (t) => {
+    for (const test of ["gemm", "conv", "activations", "adam", "kernels"]) {
+      const file = fileURLToPath(new URL(`../worker/kernels/${test}.test.js`, import.meta.url));
+      for (const node of NODES) {
+        const env = { ...process.env, TAP_TIMEOUT: "600" };
+        const { stdout } = await promisify(execFile)(node, [file], { env, maxBuffer: 2 ** 26 }).catch(
+          (error: unknown) => error as { stdout: string },
+        );
+        t.match(stdout, /^# \{ total: \d+, pass: \d+(, skip: \d+)? \}$/m, `${node} ${test}`);
+      }
+    }
+  },
+);
+
 const ENGINES = { wasm: false, tensorflow: skipUnlessUsable("tensorflow", await probeTensorflow()) } as const;
 
 for (const [engine, why] of Object.entries(ENGINES)) {
-  const skip = NODES.length === 0 ? "LOCKSTEP_TEST_NODES names no other Node" : why;
+  const skip = NO_NODES === false ? why : NO_NODES;
   t.test(`every Node gives the same bits on engine ${engine}`, { skip }, async (t) => {
     const dir = t.testdir();
     const args = (name: string): readonly string[] => [

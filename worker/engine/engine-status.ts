@@ -41,7 +41,7 @@ export async function engineStatus(engine: EngineName): Promise<EngineStatus> {
     case "wasm": {
       const fused = fusesMultiplyAdd();
       const { wide, reason } = await chooseKernels(fused);
-      const vectors = wide ? "256-bit vectors" : `128-bit vectors, as for 256 ${reason}`;
+      const vectors = wide ? "vectors of 256 bits" : `vectors of 128 bits (${reason})`;
       return {
         ...EMBEDDED,
         engine,

@@ -119,7 +119,8 @@ export class WasmEngine implements Engine {
   }
 
   get description(): string {
-    return `wasm (${this.#memory.kernels.fused ? "fused" : "plain"} SIMD kernels)`;
+    const { fused, wide } = this.#memory.kernels;
+    return `wasm (${fused ? "fused" : "plain"} SIMD kernels, vectors of ${wide ? 256 : 128} bits)`;
   }
 
   setParameters(name: NetworkName, flat: Float32Array): void {

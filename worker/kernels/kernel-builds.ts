@@ -78,16 +78,16 @@ async function tryKernels(fused: boolean): Promise<KernelChoice> {
   if (wanted === "256") return { wide: true, reason: null };
   if (wanted === "128") return { wide: false, reason: "LOCKSTEP_VECTOR_BITS=128" };
   if (!knowsRevectorizer())
-    return {
-      wide: false,
-      reason: `they need Node 24 or 26 on x64, this is ${process.arch} with V8 ${process.versions.v8}`,
-    };
+    return { wide: false, reason: "256 bits, twice as fast, need Node 24 or 26 on x64" };
   const narrow = await Trial.of({ fused, wide: false });
   const wide = await Trial.of({ fused, wide: true });
-  if (!sameBits(narrow, wide)) return { wide: false, reason: "they gave other bits here" };
+  if (!sameBits(narrow, wide)) return { wide: false, reason: "those of 256 bits gave other results here" };
   const [narrowMs, wideMs] = bestTimes([narrow, wide]);
   if (wideMs < narrowMs) return { wide: true, reason: null };
-  return { wide: false, reason: "they are slower here (no AVX2, or bounds checked in software)" };
+  return {
+    wide: false,
+    reason: "those of 256 bits are slower here: no AVX2, or a runtime that checks bounds in software",
+  };
 }
 
 interface TrialSizes {
