@@ -10,7 +10,10 @@
 
 export const TILE_ROWS: i32 = WIDE ? 4 : 2;
 export const TILE_COLUMNS: i32 = 16;
-export const TILE_BYTES: i32 = (TILE_ROWS * TILE_COLUMNS) << 2;
+export const TILE_FLOATS: i32 = TILE_ROWS * TILE_COLUMNS;
+export const TILE_BYTES: i32 = TILE_FLOATS << 2;
+/** Between the rows of a tile that is stored by itself. */
+export const ROW_BYTES: i32 = TILE_COLUMNS << 2;
 
 /** C = product. */
 export const MODE_STORE: i32 = 0;
@@ -24,4 +27,22 @@ export const MODE_TREE_BF16: i32 = 3;
 /** One multiply-add per lane. MADD is set by the build. */
 export function madd(sum: v128, a: v128, b: v128): v128 {
   return MADD ? f32x4.relaxed_madd(a, b, sum) : f32x4.add(sum, f32x4.mul(a, b));
+}
+
+/** Copies rows x columns floats between two strided places: the tiles at the edges of C. */
+export function copyRows(
+  rows: i32,
+  columns: i32,
+  from: usize,
+  fromStride: usize,
+  to: usize,
+  toStride: usize,
+): void {
+  for (let r: i32 = 0; r < rows; r++) {
+    for (let j: i32 = 0; j < columns; j++) {
+      store<f32>(to + ((<usize>j) << 2), load<f32>(from + ((<usize>j) << 2)));
+    }
+    from += fromStride;
+    to += toStride;
+  }
 }

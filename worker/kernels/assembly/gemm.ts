@@ -18,10 +18,11 @@
  */
 import { biasActivation } from "./activations";
 import {
+  copyRows,
   MODE_CONTINUE,
   MODE_STORE,
   MODE_TREE,
-  MODE_TREE_BF16,
+  ROW_BYTES,
   TILE_BYTES,
   TILE_COLUMNS,
   TILE_ROWS,
@@ -42,10 +43,8 @@ const BLOCK_A: i32 = 65536;
 const B_IN_PANELS: i32 = 1;
 const C_IN_PANELS: i32 = 2;
 
-/** Tiles of partial sums that a tree over up to 2^20 leaves holds at once. */
-const TREE_TILES: i32 = 20;
-
-const ROW_BYTES: i32 = TILE_COLUMNS << 2;
+/** Tiles of sums that a tree over up to 2^20 leaves holds at once: its partial sums, and a leaf. */
+const TREE_TILES: i32 = 21;
 
 /** Trees cannot carry partial sums through C, so they take K in one block. */
 function blockK(K: i32, mode: i32): i32 {
@@ -125,12 +124,12 @@ export function gemm(
         let a = block;
         for (let left = rows; left > 0; left -= TILE_ROWS) {
           if (columns === TILE_COLUMNS && left >= TILE_ROWS) {
-            if (mode >= MODE_TREE) treeTile(leaves, numLeaves, a, panel, c, strideC, stack, mode);
+            if (mode >= MODE_TREE) treeTile(leaves, numLeaves, a, panel, c, strideC, stack, mode, zeros);
             else tile(kc, a, panel, c, strideC, tileMode, zeros);
           } else {
             const height = min(left, TILE_ROWS);
             if (mode >= MODE_TREE) {
-              treeTile(leaves, numLeaves, a, panel, edge, ROW_BYTES, stack, mode);
+              treeTile(leaves, numLeaves, a, panel, edge, ROW_BYTES, stack, mode, zeros);
             } else {
               if (tileMode !== MODE_STORE) copyRows(height, columns, c, strideC, edge, ROW_BYTES);
               tile(kc, a, panel, edge, ROW_BYTES, tileMode, zeros);
@@ -162,19 +161,9 @@ function treeTile(
   stride: usize,
   stack: usize,
   mode: i32,
+  zeros: usize,
 ): void {
   if (!WIDE) narrowTreeTile(leaves, numLeaves, a, b, c, stride, stack, mode);
   else if (mode === MODE_TREE) wideTreeTile(leaves, numLeaves, a, b, c, stride, stack);
-  else wideTreeTileBf16(leaves, numLeaves, a, b, c, stride, stack);
-}
-
-/** Copies rows x columns floats between two strided places: the tiles at the edges of C. */
-function copyRows(rows: i32, columns: i32, from: usize, fromStride: usize, to: usize, toStride: usize): void {
-  for (let r: i32 = 0; r < rows; r++) {
-    for (let j: i32 = 0; j < columns; j++) {
-      store<f32>(to + ((<usize>j) << 2), load<f32>(from + ((<usize>j) << 2)));
-    }
-    from += fromStride;
-    to += toStride;
-  }
+  else wideTreeTileBf16(leaves, numLeaves, a, b, c, stride, stack, zeros);
 }
