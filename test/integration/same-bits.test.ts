@@ -5,7 +5,7 @@ import { OBJECTIVE_NAMES } from "../../shared/nn/objectives.ts";
 import { bits, TRAINING_FLAGS, metricsOf, run, start } from "./processes.ts";
 
 const STEPS = 200;
-const TRAIN = ["train", ...TRAINING_FLAGS, "--global-batch-size", "64", "--shards", "4", "--seed", "1"];
+const TRAIN = ["train", ...TRAINING_FLAGS, "--global-batch-size", "16", "--shards", "4", "--seed", "1"];
 
 t.test(
   "the same seed gives the same bits for 1 to 4 workers, and when stopped and resumed with another number",

@@ -10,8 +10,9 @@ import { Interrupted } from "../../worker/interrupted.ts";
 import { DataPlane } from "../../worker/data-plane.ts";
 import { buffersFor } from "./all-reduce.ts";
 
-// More than one segment per chunk.
-const LENGTH = 1_700_001;
+// More than one segment per chunk of any rank.
+const LENGTH = 200_001;
+const SEGMENT = 30_000;
 const SHARDS = 4;
 const value = (shard: number, step: number, i: number): number =>
   Math.fround(((shard + 1) * (i % 977)) / (step + 3));
@@ -63,6 +64,7 @@ for (const [transport, isShared, numRounded] of [
           round: roundToBf16,
           shared: isShared(rank),
           buffers,
+          segmentFloats: SEGMENT,
         });
       }
       const numShared = isShared(0) ? worldSize - 1 : 0;
