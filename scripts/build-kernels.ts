@@ -6,7 +6,8 @@
  *
  * @module
  */
-import { spawnSync } from "node:child_process";
+import { spawn } from "node:child_process";
+import { once } from "node:events";
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 import { kernelFile } from "../worker/kernels/kernel-builds.ts";
@@ -25,19 +26,20 @@ const BUILDS = [false, true].flatMap((fused) =>
   })),
 );
 
-for (const { output, options } of BUILDS) {
-  const command = [
-    compiler,
-    "worker/kernels/assembly/index.ts",
-    ...["--outFile", `dist/worker/kernels/${output}`],
-    // No data segment, no allocator, no start function: the memory belongs to somebody else.
-    ...["--importMemory", "--runtime", "stub", "--noAssert"],
-    ...["-O3", "--enable", "simd", ...options],
-    // "Exchange of v128 values": about functions between our own files, inlined or internal.
-    ...["--disableWarning", "112"],
-  ];
-  const { status, error } = spawnSync(process.execPath, command, { cwd: packageRoot, stdio: "inherit" });
-  if (status !== 0) {
-    throw new Error(`Cannot build ${output} as the AssemblyScript compiler failed`, { cause: error });
-  }
-}
+await Promise.all(
+  BUILDS.map(async ({ output, options }) => {
+    const command = [
+      compiler,
+      "worker/kernels/assembly/index.ts",
+      ...["--outFile", `dist/worker/kernels/${output}`],
+      // No data segment, no allocator, no start function: the memory belongs to somebody else.
+      ...["--importMemory", "--runtime", "stub", "--noAssert"],
+      ...["-O3", "--enable", "simd", ...options],
+      // "Exchange of v128 values": about functions between our own files, inlined or internal.
+      ...["--disableWarning", "112"],
+    ];
+    const compiling = spawn(process.execPath, command, { cwd: packageRoot, stdio: "inherit" });
+    const [code] = (await once(compiling, "exit")) as [number | null];
+    if (code !== 0) throw new Error(`Cannot build ${output} as the AssemblyScript compiler failed`);
+  }),
+);
