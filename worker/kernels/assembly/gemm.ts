@@ -9,10 +9,11 @@
  * N, the element's place, tile edges, blocking or packing. A batch cut into
  * slices gives the bits of the whole batch.
  *
- * How: op(A) is packed into groups of as many rows as a tile has (gemm-layout.ts),
- * op(B) into panels of 16 columns, and a tile of C stays in registers while k runs. K is cut into blocks so that a panel fits the L1 cache;
- * the accumulators are carried from block to block through C, unrounded, as
- * they are float32 anyway.
+ * How: op(A) is packed into groups of as many rows as a tile has
+ * (gemm-layout.ts), op(B) into panels of 16 columns, and a tile of C stays in
+ * registers while k runs. K is cut into blocks so that a panel fits the L1
+ * cache; the accumulators are carried from block to block through C, unrounded,
+ * as they are float32 anyway.
  *
  * Source: Goto & van de Geijn 2008, "Anatomy of high-performance matrix multiplication".
  */
