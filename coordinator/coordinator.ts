@@ -39,14 +39,14 @@ import {
   parseControlMessage,
   refusedVersion,
 } from "../shared/protocol.ts";
-import { Refusals } from "../shared/refusals.ts";
+import { describeRefused } from "../shared/refusals.ts";
 import { SAMPLE_COUNT } from "../shared/samples.ts";
 import { decodeSequence, encodeSequence, Sequences } from "../shared/sequence.ts";
 import { parseEndpoint, receiveAll, router } from "../shared/sockets.ts";
 import { BatchStream } from "./batch-stream.ts";
 import { listCheckpoints, loadNewest, stateOf } from "./checkpoint-store.ts";
 import type { Dataset } from "./dataset/dataset.ts";
-import { Gate } from "./gate.ts";
+import { Doorkeeper } from "./doorkeeper.ts";
 import type {
   Effect,
   Input,
@@ -127,9 +127,7 @@ export class Coordinator {
   #doors: readonly Door[] = [];
   /** Since when all members have finished, or null. */
   #trainedMs: number | null = null;
-  readonly #gate = new Gate();
-  readonly #refusedMessages: Refusals;
-  readonly #refusedConnections: Refusals;
+  readonly #doorkeeper: Doorkeeper;
   readonly #lastFaults: RunStatus["lastFaults"] = [];
   /** Incarnations that have answered "exit" or "abort", or have ended. */
   readonly #left = new Set<string>();
@@ -142,9 +140,7 @@ export class Coordinator {
     const { generator, discriminator } = this.#model();
     const largestFrame = 4 * Math.max(generator.numParameters, discriminator.numParameters);
     const { key } = options;
-    const warn = (text: string): void => options.reporter.log("warn", text);
-    this.#refusedMessages = new Refusals(warn);
-    this.#refusedConnections = new Refusals(warn);
+    this.#doorkeeper = new Doorkeeper((text) => options.reporter.log("warn", text));
     this.#control = router({ maxFrameBytes: MAX_HEADER_BYTES, key });
     this.#bulk = router({ maxFrameBytes: Math.max(largestFrame, SAMPLE_COUNT * IMAGE_PIXELS) + 4096, key });
     this.#controlOutbox = new Outbox(this.#control, (error) => this.#undeliverable("control", error));
@@ -239,7 +235,7 @@ export class Coordinator {
 
   #openDoor(socket: Router, endpoint: string, plane: string): Promise<Door> {
     return openDoor(socket, endpoint, this.#options.key, (reason) =>
-      this.#refusedConnections.note(
+      this.#doorkeeper.refusedConnection(
         `Refused a connection to the ${plane} plane at ${socket.lastEndpoint}: ${reason}`,
       ),
     );
@@ -286,19 +282,15 @@ export class Coordinator {
     await this.#membersLeft();
     for (const door of this.#doors) door.close();
     await this.#pool.close();
-    const { connections, messages } = this.#refused;
-    if (connections + messages > 0) {
-      this.#options.reporter.log(
-        "warn",
-        `Refused in all: ${connections} connections, ${messages} malformed or unexpected messages`,
-      );
-    }
+    const refused = describeRefused(this.#doorkeeper.counts);
+    if (refused !== null) this.#options.reporter.log("warn", `Refused in all: ${refused}`);
   }
 
   #input(input: Input): void {
     const { state, effects } = advance(this.#state, input, performance.now(), this.#membershipConfig);
+    // A flood of strangers, who change nothing, may not drive the members' events out of the ring.
+    if (input.type !== "message" || state !== this.#state) this.#note(input, effects);
     this.#state = state;
-    this.#note(input, effects);
     for (const effect of effects) this.#run(effect);
     this.#outputs.committed();
   }
@@ -320,6 +312,8 @@ export class Coordinator {
           if (this.#lastFaults.length > MAX_FAULTS) this.#lastFaults.shift();
         }
         return this.#options.reporter.log(effect.level, effect.text);
+      case "refused":
+        return this.#doorkeeper.refusedJoin(effect.text);
       case "pause":
         this.#trainedMs = null;
         this.#next = null;
@@ -372,7 +366,7 @@ export class Coordinator {
   /** The receiver is gone: the membership core will notice by its silence or exit. */
   #undeliverable(plane: string, error: unknown): void {
     if (this.#control.closed || (error as NodeJS.ErrnoException).code === "EHOSTUNREACH") return;
-    this.#options.reporter.log("warn", `Cannot send on the ${plane} plane: ${describeError(error)}`);
+    this.#doorkeeper.undeliverable(`Cannot send on the ${plane} plane: ${describeError(error)}`);
   }
 
   #broken(error: unknown): void {
@@ -434,7 +428,7 @@ export class Coordinator {
     const { status, generation, globalStep, endStep } = this.#state;
     const { config } = this.#options;
     return {
-      refused: this.#refused,
+      refused: this.#doorkeeper.counts,
       ...{ status, generation, globalStep, endStep },
       imagesPerSecond: status === "training" ? this.#speed.stepsPerSecond * samplesPerStep(config) : 0,
       members: memberStatus(this.#state, config.shards, performance.now()),
@@ -472,26 +466,12 @@ export class Coordinator {
     });
   }
 
-  /** A peer's malformed message is refused, counted and said; it never ends the run. */
   #guarded(from: string, use: () => void): void {
-    const isStranger = !this.#isKnown(from);
-    const name = from.replace(/[^\x20-\x7e]/g, "?").slice(0, 40);
-    if (isStranger && !this.#gate.admits(from, performance.now())) {
-      return this.#refusedMessages.note(
-        `Refused a message from ${name}: it sends too much and has not joined`,
-      );
-    }
     try {
-      use();
+      this.#doorkeeper.guard(from, !this.#isKnown(from), use);
     } catch (error) {
-      if (!(error instanceof ProtocolError)) return this.#broken(error);
-      if (isStranger) this.#gate.noteMalformed(from);
-      this.#refusedMessages.note(`Refused a message from ${name}: ${describeError(error)}`);
+      this.#broken(error);
     }
-  }
-
-  get #refused(): RunStatus["refused"] {
-    return { connections: this.#refusedConnections.count, messages: this.#refusedMessages.count };
   }
 
   /** Whether a worker of this incarnation has joined and is not lost. */

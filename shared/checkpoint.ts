@@ -8,6 +8,7 @@
  */
 import { createHash } from "node:crypto";
 import { z } from "zod";
+import { checked } from "./checked.ts";
 import type { DataPosition, RunConfig } from "./config.ts";
 import { CheckpointError, describeError } from "./errors.ts";
 import { bytesOf, floatsOf } from "./frames.ts";
@@ -153,14 +154,10 @@ export function parseManifest(text: string): Manifest {
       { incompatible: true },
     );
   }
-  const result = ManifestSchema.safeParse(json);
-  if (!result.success) {
-    const issue = result.error.issues[0];
-    throw new CheckpointError(
-      `Cannot read ${MANIFEST_FILE} as '${issue.path.join(".")}' is wrong: ${issue.message}`,
-    );
-  }
-  return result.data;
+  const result = checked(ManifestSchema, json);
+  if (result.ok) return result.value;
+  const [{ path, message }] = result.issues;
+  throw new CheckpointError(`Cannot read ${MANIFEST_FILE} as '${path}' is wrong: ${message}`);
 }
 
 /** @throws {CheckpointError} If a file's bytes are not those that the manifest names. */

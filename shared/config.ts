@@ -6,6 +6,7 @@
  * @module
  */
 import { z } from "zod";
+import { checked } from "./checked.ts";
 import { UsageError } from "./errors.ts";
 import { MODEL_NAMES } from "./nn/models.ts";
 import { OBJECTIVE_NAMES } from "./nn/objectives.ts";
@@ -141,17 +142,17 @@ export function flagOf(field: string): string {
  * @throws {UsageError} If a field is unknown, missing or out of range; names flag, rule and value.
  */
 export function parseRunConfig(value: unknown): RunConfig {
-  const result = RunConfigSchema.safeParse(value);
-  if (result.success) {
-    const config = result.data;
+  const result = checked(RunConfigSchema, value);
+  if (result.ok) {
+    const config = result.value;
     return config.epochs === null && config.maxSteps === null
       ? { ...config, epochs: DEFAULT_EPOCHS }
       : config;
   }
-  const problems = result.error.issues.map((issue) => {
-    const field = String(issue.path[0] ?? "");
+  const problems = result.issues.map(({ path, message }) => {
+    const [field] = path.split(".");
     const got = field === "" ? "" : `: got ${shown((value as Record<string, unknown>)[field])}`;
-    return field === "" ? issue.message : `${flagOf(field)}: ${issue.message}${got}`;
+    return field === "" ? message : `${flagOf(field)}: ${message}${got}`;
   });
   throw new UsageError(`Cannot use this configuration:\n  ${problems.join("\n  ")}`);
 }

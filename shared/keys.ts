@@ -18,6 +18,7 @@ import { createHash } from "node:crypto";
 import { readFileSync, statSync, writeFileSync } from "node:fs";
 import { curveKeyPair } from "zeromq";
 import { z } from "zod";
+import { checked } from "./checked.ts";
 import { describeError, UsageError } from "./errors.ts";
 
 /** A CURVE key pair, each half 40 characters of Z85. Never print, log or send the secret half. */
@@ -84,13 +85,13 @@ export function readKeyFile(path: string): RunKey {
   } catch {
     // The error would quote the file.
   }
-  const result = KeyFile.safeParse(value);
-  if (!result.success) {
+  const result = checked(KeyFile, value);
+  if (!result.ok) {
     throw new UsageError(
       `Cannot use key file ${path} as it must be what lockstep keygen writes: copy it again from the machine that it was made on`,
     );
   }
-  return result.data;
+  return result.value;
 }
 
 /** A key and the file that it is from. */

@@ -8,6 +8,7 @@
  */
 import { Packr, Unpackr } from "msgpackr";
 import { z } from "zod";
+import { checked } from "./checked.ts";
 import type { RunConfig } from "./config.ts";
 import { parseRunConfig } from "./config.ts";
 import { describeError, ProtocolError } from "./errors.ts";
@@ -322,7 +323,14 @@ const MemberStatusSchema = z.strictObject({
 
 const RunStatusSchema = z.strictObject({
   /** What was turned away since the coordinator began. */
-  refused: z.strictObject({ connections: index, messages: index }),
+  refused: z.strictObject({
+    connections: index,
+    joins: index,
+    /** Malformed, unexpected, or too many. */
+    messages: index,
+    /** Those of the messages that were too many, and so were not parsed. */
+    unread: index,
+  }),
   status: text,
   generation: index,
   globalStep: index,
@@ -352,8 +360,8 @@ export function parseAdminAnswer(header: unknown): AdminAnswer {
  * @throws {ProtocolError} If a field is missing, unknown or has the wrong type.
  */
 export function parseControlMessage(header: unknown): WorkerMessage | AdminRequest {
-  const admin = AdminRequestSchema.safeParse(header);
-  return admin.success ? admin.data : parseWorkerMessage(header);
+  const admin = checked(AdminRequestSchema, header);
+  return admin.ok ? admin.value : parseWorkerMessage(header);
 }
 
 /**
@@ -369,14 +377,12 @@ export function refusedVersion(header: unknown): string | null {
 }
 
 function parse<T>(schema: z.ZodType<T>, header: unknown, what: string): T {
-  const result = schema.safeParse(header);
-  if (result.success) return result.data;
-  const issue = result.error.issues[0];
+  const result = checked(schema, header);
+  if (result.ok) return result.value;
+  const [issue] = result.issues;
   const { type } = (header ?? {}) as { readonly type?: unknown };
   const name = typeof type === "string" ? type.slice(0, 40) : typeof type;
-  throw new ProtocolError(
-    `Cannot parse ${what} "${name}" as '${issue.path.join(".")}' is wrong: ${issue.message}`,
-  );
+  throw new ProtocolError(`Cannot parse ${what} "${name}" as '${issue.path}' is wrong: ${issue.message}`);
 }
 
 /** @throws {ProtocolError} If a field is missing, unknown or has the wrong type. */

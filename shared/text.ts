@@ -8,3 +8,9 @@
 export function seconds(ms: number): string {
   return `${(ms / 1000).toFixed(1)} s`;
 }
+
+/** Text of a stranger for one line of a log: nothing that a terminal obeys, and at most so many characters. */
+export function printable(text: string, maxLength: number): string {
+  const line = text.replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}]/gu, "?");
+  return line.length > maxLength ? `${line.slice(0, maxLength)}...` : line;
+}

@@ -4,6 +4,7 @@
  * @module
  */
 import { z } from "zod";
+import { checked } from "../shared/checked.ts";
 import { ProtocolError } from "../shared/errors.ts";
 import { MAX_KEPT_REPORTS, StepReportSchema } from "../shared/protocol.ts";
 
@@ -75,12 +76,10 @@ export type PeerMessage = z.infer<typeof PeerMessageSchema>;
 
 /** @throws {ProtocolError} If a field is missing, unknown or has the wrong type. */
 export function parsePeerMessage(header: unknown): PeerMessage {
-  const result = PeerMessageSchema.safeParse(header);
-  if (result.success) return result.data;
-  const issue = result.error.issues[0];
-  throw new ProtocolError(
-    `Cannot parse data message as '${issue.path.join(".")}' is wrong: ${issue.message}`,
-  );
+  const result = checked(PeerMessageSchema, header);
+  if (result.ok) return result.value;
+  const [{ path, message }] = result.issues;
+  throw new ProtocolError(`Cannot parse data message as '${path}' is wrong: ${message}`);
 }
 
 export function describeDataMessage(m: DataMessage): string {

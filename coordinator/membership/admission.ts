@@ -36,7 +36,7 @@ export function join(
           to: from,
           message: { type: isOtherRun(message, config) ? "otherRun" : "refuse", reason: refusal },
         },
-        { type: "log", level: "warn", text },
+        { type: "refused", text },
       ],
     };
   }

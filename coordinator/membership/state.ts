@@ -150,6 +150,8 @@ export type Input =
 export type Effect =
   | { readonly type: "send"; readonly to: Incarnation; readonly message: CoordinatorMessage }
   | { readonly type: "log"; readonly level: "info" | "warn" | "error"; readonly text: string }
+  /** A worker may not join. */
+  | { readonly type: "refused"; readonly text: string }
   /** Members change: stream no more batches. */
   | { readonly type: "pause" }
   /** No member holds a state: find the newest one, then input "restored". */

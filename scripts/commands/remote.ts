@@ -12,6 +12,7 @@ import { explainToClient, watchHandshakes } from "../../shared/handshakes.ts";
 import { keyOf } from "../../shared/keys.ts";
 import type { AdminAnswer, AdminRequest, RunStatus } from "../../shared/protocol.ts";
 import { decodeHeader, encodeHeader, MAX_HEADER_BYTES, parseAdminAnswer } from "../../shared/protocol.ts";
+import { describeRefused } from "../../shared/refusals.ts";
 import { dealer, parseEndpoint, receiveAll } from "../../shared/sockets.ts";
 
 /** How long to wait for an answer, in milliseconds. */
@@ -75,6 +76,7 @@ async function ask({ run, key: keyFile }: Remote, request: AdminRequest): Promis
 
 function describe({ status: name, members, lastFaults, refused, ...run }: RunStatus): string {
   const { generation, globalStep, endStep, imagesPerSecond } = run;
+  const turnedAway = describeRefused(refused);
   return [
     `${name}, generation ${generation}, step ${globalStep} of ${endStep}, ${Math.round(imagesPerSecond)} img/s`,
     ...members.map((m) => {
@@ -83,9 +85,7 @@ function describe({ status: name, members, lastFaults, refused, ...run }: RunSta
       const waits = m.waitingFor === null ? "" : `, waits for ${m.waitingFor}`;
       return `  ${rank}  "${m.workerId}" (pid ${m.pid} on ${m.host}, ${m.runtime})${shards}, at ${m.position}${waits}, heard ${(m.silentMs / 1000).toFixed(1)} s ago`;
     }),
-    ...(refused.connections + refused.messages === 0
-      ? []
-      : [`Refused so far: ${refused.connections} connections, ${refused.messages} messages`]),
+    ...(turnedAway === null ? [] : [`Refused so far: ${turnedAway}`]),
     ...(lastFaults.length === 0 ? [] : ["Last faults:"]),
     ...lastFaults.map(({ at, text }) => `  ${at}  ${text}`),
   ].join("\n");

@@ -313,7 +313,7 @@ t.test("advance() takes the state and the metrics of workers that outlived a coo
     run([other], startAt(6)).effects,
     [
       { message: { type: "otherRun", reason: /must be run.*holds step 8 of run another/ } },
-      { type: "log", text: /Refused worker "a"/ },
+      { type: "refused", text: /Refused worker "a"/ },
     ],
     "a state of another run is no state of this one, and the worker is told to keep it",
   );

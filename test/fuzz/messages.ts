@@ -3,7 +3,15 @@
  *
  * @module
  */
-import type { WorkerMessage } from "../../shared/protocol.ts";
+import type {
+  AdminAnswer,
+  AdminRequest,
+  CoordinatorBulkMessage,
+  CoordinatorMessage,
+  WorkerBulkMessage,
+  WorkerMessage,
+} from "../../shared/protocol.ts";
+import type { PeerMessage } from "../../worker/data-messages.ts";
 import { parseRunConfig } from "../../shared/config.ts";
 import { PACKAGE_VERSION, PROTOCOL_VERSION } from "../../shared/version.ts";
 
@@ -47,11 +55,13 @@ export const CONTROL: readonly WorkerMessage[] = [
 ];
 
 /** Coordinator to worker. */
-export const CONTROL_ANSWERS: readonly object[] = [
+export const CONTROL_ANSWERS: readonly CoordinatorMessage[] = [
   { type: "refuse", reason: "no" },
+  { type: "otherRun", reason: "no" },
   { type: "unknown" },
+  { type: "prepare", runId: "r", config: parseRunConfig({ workers: 1 }) },
   { type: "regroup", generation: 2 },
-  { type: "heartbeat", recorded: 3 },
+  { type: "heartbeat", safe: 3 },
   {
     ...{ type: "start", term: "t", generation: 1, rank: 0, worldSize: 1 },
     ...{ peers: [{ rank: 0, workerId: "a", data }], runId: "r", position, endStep: 9, numImages: 10 },
@@ -63,7 +73,7 @@ export const CONTROL_ANSWERS: readonly object[] = [
 ];
 
 /** Both ways, with batches, states and pictures behind them. */
-export const BULK: readonly object[] = [
+export const BULK: readonly (WorkerBulkMessage | CoordinatorBulkMessage)[] = [
   { type: "hello", generation: 1, wantsState: true },
   { type: "credit", generation: 1, globalStep: 3 },
   { type: "state", generation: 1, globalStep: 3, generatorSteps: 3, discriminatorSteps: 3 },
@@ -72,7 +82,7 @@ export const BULK: readonly object[] = [
 ];
 
 /** Worker to worker. */
-export const DATA: readonly object[] = [
+export const DATA: readonly PeerMessage[] = [
   ...(["scatter", "gather"] as const).map((type) => ({
     ...{ type, term: "t", generation: 1, globalStep: 3, phase: 0, from: 1, firstShard: 0, endShard: 4 },
     ...{ at: null, numRounded: 0, start: 0, end: 1024 },
@@ -80,15 +90,29 @@ export const DATA: readonly object[] = [
   { type: "attached", term: "t", generation: 1, from: 1 },
   {
     ...{ type: "state", term: "t", generation: 1, from: 1, generatorSteps: 3, discriminatorSteps: 3 },
-    ...{ measured: { metrics: [1, 2], norm: 1 }, vector: 0, start: 0, end: 1024 },
+    ...{ measured: { metrics: [1, 2], norm: 1 }, reports: [report], vector: 0, start: 0, end: 1024 },
   },
 ];
 
 /** Requests of users' commands, and answers. */
-export const ADMIN: readonly object[] = [
+export const ADMIN: readonly (AdminRequest | AdminAnswer)[] = [
   { type: "status" },
   { type: "scale", workers: 2 },
   { type: "stop" },
+  {
+    type: "status",
+    run: {
+      ...{ status: "training", generation: 1, globalStep: 3, endStep: 9, imagesPerSecond: 1.5 },
+      refused: { connections: 1, joins: 1, messages: 2, unread: 1 },
+      members: [
+        {
+          ...{ workerId: "a", rank: 0, host: "h", pid: 1, runtime: "node", shards: [0, 4] },
+          ...{ position: "step 3 D0", waitingFor: null, silentMs: 1 },
+        },
+      ],
+      lastFaults: [{ at: "now", text: "none" }],
+    },
+  },
   { type: "done", text: "yes" },
   { type: "cannot", reason: "no" },
 ];

@@ -3,7 +3,9 @@ import t from "tap";
 import { parseIdx } from "../../coordinator/dataset/idx.ts";
 import { decodeHeader, encodeHeader, parseControlMessage } from "../../shared/protocol.ts";
 import { DatasetError, ProtocolError } from "../../shared/errors.ts";
-import { fuzzParsers } from "./parsers.ts";
+import { parsePeerMessage } from "../../worker/data-messages.ts";
+import { ALL_MESSAGES, DATA } from "./messages.ts";
+import { fuzzParsers, parseMessages } from "./parsers.ts";
 
 /** Runs per parser; npm run fuzz:parsers takes more. */
 const NUM_RUNS = 3000;
@@ -23,6 +25,30 @@ t.test("parsers take a value or refuse it as they promise, whatever they are giv
 t.test("a header whose type is no text is refused", (t) => {
   for (const type of [{ toString: 1 }, { toString: null, valueOf: null }, [], null, 1n]) {
     t.throws(() => parseControlMessage(decodeHeader(encodeHeader({ type }))), ProtocolError);
+  }
+  t.end();
+});
+
+t.test("every message that is to be damaged is taken as it is", (t) => {
+  for (const message of ALL_MESSAGES) {
+    t.ok(parseMessages(decodeHeader(encodeHeader(message))), JSON.stringify(message).slice(0, 60));
+  }
+  t.end();
+});
+
+t.test("a header in whose place of text or a list is something like it is refused", (t) => {
+  const likeLists: readonly unknown[] = [
+    { length: {} },
+    { length: { valueOf: null, toString: null } },
+    { length: 5n },
+    Uint8Array.of(1, 2),
+    { length: "9" },
+  ];
+  for (const value of likeLists) {
+    const text = { type: "failed", reason: value };
+    t.throws(() => parseControlMessage(decodeHeader(encodeHeader(text))), ProtocolError);
+    const list = { ...DATA.find(({ type }) => type === "state"), measured: { metrics: value, norm: 1 } };
+    t.throws(() => parsePeerMessage(decodeHeader(encodeHeader(list))), ProtocolError);
   }
   t.end();
 });

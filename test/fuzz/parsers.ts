@@ -50,8 +50,8 @@ const MESSAGE_PARSERS = [
   ...[parseCoordinatorBulkMessage, parseAdminAnswer, parsePeerMessage],
 ] as const;
 
-/** Every parser of messages; what one takes must come back the same from the wire. */
-function parseMessages(header: unknown): boolean {
+/** Whether any parser of messages takes a header; what one takes must come back the same from the wire. */
+export function parseMessages(header: unknown): boolean {
   let isTaken = false;
   for (const parse of MESSAGE_PARSERS) {
     const result = parsed(() => parse(header) as object, ProtocolError);

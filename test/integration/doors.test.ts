@@ -1,35 +1,69 @@
 import { randomUUID } from "node:crypto";
-import { readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { once } from "node:events";
+import { readdirSync, readFileSync } from "node:fs";
+import type { AddressInfo, Server } from "node:net";
+import { connect, createServer } from "node:net";
 import { join } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import { generateKey, readKeyFile } from "../../shared/keys.ts";
+import type { RunStatus } from "../../shared/protocol.ts";
 import { encodeHeader } from "../../shared/protocol.ts";
 import { dealer, push, router } from "../../shared/sockets.ts";
-import { bits, TRAINING_FLAGS, processesWith, run, start } from "./processes.ts";
+import { bits, inspect, listeningPorts, TRAINING_FLAGS, processesWith, run, start } from "./processes.ts";
 
 const FLAGS = [...TRAINING_FLAGS, "--seed", "2", "--workers", "2", "--max-steps", "30"];
-
-/** Ports on which a process listens. Linux only. */
-function listeningPorts(pid: number): readonly number[] {
-  const inodes = readdirSync(`/proc/${pid}/fd`).map((fd) => {
-    try {
-      return /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/${pid}/fd/${fd}`))?.[1];
-    } catch {
-      return undefined;
-    }
-  });
-  const rows = readFileSync(`/proc/${pid}/net/tcp`, "utf8").trimEnd().split("\n").slice(1);
-  // Columns: number, local address, remote address, state (0A: listening), ..., inode.
-  return rows
-    .map((row) => row.trim().split(/\s+/))
-    .filter((columns) => columns[3] === "0A" && inodes.includes(columns[9]))
-    .map((columns) => parseInt(columns[1].split(":")[1], 16));
-}
 
 function filesIn(dir: string): readonly string[] {
   return readdirSync(dir, { recursive: true, withFileTypes: true })
     .filter((entry) => entry.isFile())
     .map((entry) => join(entry.parentPath, entry.name));
+}
+
+async function statusOf(runDir: string, flags: readonly string[]): Promise<RunStatus> {
+  return JSON.parse((await run(["status", runDir, "--json", ...flags])).output) as RunStatus;
+}
+
+interface Wiretap {
+  readonly server: Server;
+  readonly port: number;
+  /** What each connection has sent to the port behind it. */
+  readonly recordings: readonly (readonly Buffer[])[];
+}
+
+/** Passes on what comes and goes between whoever connects to it and a port of this machine, and keeps what comes. */
+async function wiretap(port: number): Promise<Wiretap> {
+  const recordings: Buffer[][] = [];
+  const server = createServer((near) => {
+    const chunks: Buffer[] = [];
+    recordings.push(chunks);
+    const far = connect(port, "127.0.0.1");
+    near.on("data", (chunk) => {
+      chunks.push(chunk);
+      far.write(chunk);
+    });
+    far.pipe(near);
+    for (const [one, other] of [
+      [near, far],
+      [far, near],
+    ]) {
+      one.on("error", () => undefined).on("close", () => other.destroy());
+    }
+  }).listen(0, "127.0.0.1");
+  await once(server, "listening");
+  return { server, port: (server.address() as AddressInfo).port, recordings };
+}
+
+/** Says what somebody else has said to a port, in the same pieces. */
+async function replay(port: number, recording: readonly Buffer[]): Promise<void> {
+  const socket = connect(port, "127.0.0.1").on("error", () => undefined);
+  socket.resume();
+  for (const chunk of recording) {
+    if (!socket.destroyed) socket.write(chunk);
+    await sleep(20);
+  }
+  await Promise.race([once(socket, "close"), sleep(500)]);
+  socket.destroy();
 }
 
 t.test(
@@ -89,9 +123,7 @@ t.test(
       t.equal((await late.finished).code, 1);
       t.match(late.output, /Cannot reach the coordinator/);
     }
-    const { refused } = JSON.parse((await run(["status", runDir, "--json", "--key", keyFile])).output) as {
-      readonly refused: { readonly connections: number; readonly messages: number };
-    };
+    const { refused } = await statusOf(runDir, ["--key", keyFile]);
     t.ok(refused.connections > 10, `${refused.connections} are counted`);
     t.equal(refused.messages, 0, "nothing that they said was read");
 
@@ -111,6 +143,57 @@ t.test(
     t.equal(bits(runDir), bits(calm));
   },
 );
+
+for (const isKeyed of [true, false]) {
+  t.test(
+    `a recorded join that is sent again ${isKeyed ? "is refused and counted" : "takes nobody's place"}, and changes no bit`,
+    async (t) => {
+      const dir = t.testdir();
+      const keyFile = join(dir, "run.key");
+      t.equal((await run(["keygen", "--out", keyFile])).code, 0);
+      const keyFlags = isKeyed ? ["--key", keyFile] : [];
+      const runDir = join(dir, "run");
+      const coordinator = start([
+        ...["coordinator", ...FLAGS, "--max-steps", "100000", "--bind", "tcp://127.0.0.1:*"],
+        ...["--run-dir", runDir, ...keyFlags],
+      ]);
+      const control = Number((await coordinator.until(/listens on tcp:\S+:(\d+)/))[1]);
+      const tap = await wiretap(control);
+      t.teardown(() => tap.server.close());
+      const workers = ["first", "second"].map((id) =>
+        start([
+          ...["worker", "--coordinator", `tcp://127.0.0.1:${tap.port}`, "--worker-id", id, ...keyFlags],
+        ]),
+      );
+      await coordinator.until(/^step [1-9]/m);
+      const before = await statusOf(runDir, keyFlags);
+      t.equal(tap.recordings.length, 2, "a connection of each worker");
+      const recordings = tap.recordings.map((chunks) => [...chunks]);
+      t.ok(
+        recordings.every((chunks) => chunks.length > 2),
+        "of several pieces: greeting, handshake, messages",
+      );
+      const NUM_REPLAYS = 5;
+      for (let i = 0; i < NUM_REPLAYS; i++) {
+        await Promise.all(recordings.map((recording) => replay(control, recording)));
+      }
+      const after = await statusOf(runDir, keyFlags);
+      t.equal(after.generation, before.generation, "nobody has come or gone");
+      t.ok(after.globalStep > before.globalStep, "training goes on");
+      if (isKeyed) {
+        const numRefused = after.refused.connections - before.refused.connections;
+        t.ok(numRefused >= 2 * NUM_REPLAYS, `${numRefused} connections refused`);
+      }
+      t.equal((await run(["stop", runDir, ...keyFlags])).code, 0);
+      t.equal((await coordinator.finished).code, 0, coordinator.output);
+      for (const { finished } of workers) t.equal((await finished).code, 0);
+      const calm = join(dir, "calm");
+      const { globalStep } = inspect(runDir);
+      await run(["train", ...FLAGS, "--max-steps", String(globalStep), "--run-dir", calm]);
+      t.equal(bits(runDir), bits(calm));
+    },
+  );
+}
 
 t.test(
   "the secret key is in no command line, no environment, no output and no file of the run",

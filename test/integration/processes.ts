@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { existsSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
 import { resolve } from "node:path";
 
 export * from "../../scripts/chaos/processes.ts";
@@ -18,3 +18,22 @@ export const TRAINING_FLAGS: readonly string[] = [
   ...["--engine", "wasm"],
   ...(existsSync(MNIST) ? ["--dataset", "mnist", "--data-dir", MNIST] : ["--dataset", "synthetic"]),
 ];
+
+/** TCP ports on which a process listens. Linux only. */
+export function listeningPorts(pid: number): readonly number[] {
+  const inodes = new Set(
+    readdirSync(`/proc/${pid}/fd`).flatMap((fd) => {
+      try {
+        return /^socket:\[(\d+)\]$/.exec(readlinkSync(`/proc/${pid}/fd/${fd}`))?.[1] ?? [];
+      } catch {
+        return [];
+      }
+    }),
+  );
+  return readFileSync(`/proc/${pid}/net/tcp`, "utf8")
+    .split("\n")
+    .slice(1)
+    .map((line) => line.trim().split(/\s+/))
+    .filter((fields) => fields[3] === "0A" && inodes.has(fields[9]))
+    .map((fields) => parseInt(fields[1].split(":")[1], 16));
+}

@@ -155,6 +155,7 @@ export class SimulatedCoordinator {
       case "send":
         return this.#send(effect.to, effect.message);
       case "log":
+      case "refused":
         return this.#cluster.note(`${this.process.name}: ${effect.text}`);
       case "pause":
         this.#trainedMs = null;
