@@ -121,8 +121,10 @@ export interface MembershipState {
   readonly beganMs: number;
   /** When the members last changed for the worse, or null: for the time that recovery took. */
   readonly lostMs: number | null;
-  /** When something last went forward, or was last explained. */
+  /** When something last went forward. */
   readonly progressMs: number;
+  /** When it was last said for what the run waits. */
+  readonly explainedMs: number;
 }
 
 export type Input =
@@ -213,6 +215,7 @@ export function initialState(
     beganMs: nowMs,
     lostMs: null,
     progressMs: nowMs,
+    explainedMs: nowMs,
   };
 }
 

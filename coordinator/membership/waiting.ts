@@ -40,12 +40,20 @@ export function lateOf(
   return idle.length > 0 ? idle : late;
 }
 
+/** Waits that last are explained at first within this time, in milliseconds. */
+const EXPLAIN_MS = 2000;
+/** Then each time that the wait has doubled, but at least once in this time. */
+const EXPLAIN_AGAIN_MS = 30_000;
+
 /** Says for whom and what the run waits, if it has for long. */
 export function explained(state: MembershipState, nowMs: number, config: MembershipConfig): Transition {
-  const waitedMs = nowMs - state.progressMs;
-  if (waitedMs < Math.min(2000, config.run.failureTimeoutMs)) return { state, effects: [] };
+  const { progressMs, explainedMs } = state;
+  const waitedMs = nowMs - progressMs;
+  if (waitedMs < Math.min(EXPLAIN_MS, config.run.failureTimeoutMs)) return { state, effects: [] };
+  const againMs = Math.min(explainedMs - progressMs, EXPLAIN_AGAIN_MS);
+  if (nowMs - explainedMs < againMs) return { state, effects: [] };
   const since = seconds(waitedMs);
-  const next: MembershipState = { ...state, progressMs: nowMs };
+  const next: MembershipState = { ...state, explainedMs: nowMs };
   const say = (level: "info" | "warn", text: string): Transition => ({
     state: next,
     effects: [{ type: "log", level, text }],

@@ -400,6 +400,16 @@ t.test("advance() scales before the run begins: it waits for as many as it is to
 t.test("advance() says for whom it waits", async (t) => {
   const gathering = later(run([join("a")]), 1500, beat("a"));
   t.match(logs(later(gathering, 600).effects), [/Waiting for 1 of 2 workers.*npx lockstep worker/]);
+  const said: string[] = [];
+  for (let now = run([join("a")]), i = 0; i < 100; i++) {
+    now = later(later(now, 990, beat("a")), 10);
+    said.push(...logs(now.effects).map((text) => /for (\d+)\.\d s/.exec(text)?.[1] ?? text));
+  }
+  t.same(
+    said,
+    ["2", "4", "8", "16", "32", "62", "92"],
+    "more seldom as time goes by, and for how long in all",
+  );
   const beats = run([beat("a", "G", "rank 1"), beat("b", "G")], { ...training, nowMs: 2000 });
   t.match(logs(later(beats, 100).effects), [
     /No step for 2\.\d s since step 0: "a" at step 4 G, waiting for rank 1.*"b" at step 4 G/,

@@ -134,7 +134,7 @@ t.test(
     const { code, output } = await coordinator.finished;
     t.equal(code, 0, output);
     t.match(output, /All connections need key [0-9a-f]{12}$/m);
-    t.match(output, /Refused in all: \d+ connections, 0 malformed/);
+    t.match(output, /Refused in all: \d+ connections, 0 joins, 0 malformed/);
     for (const { finished } of [first, second]) t.equal((await finished).code, 0);
     for (const socket of sockets) socket.close();
 
