@@ -34,15 +34,18 @@ import type {
 import {
   decodeHeader,
   encodeHeader,
+  HEARTBEAT_MS,
   MAX_HEADER_BYTES,
   parseWorkerBulkMessage,
   parseControlMessage,
   refusedVersion,
+  speakerOf,
 } from "../shared/protocol.ts";
 import { describeRefused } from "../shared/refusals.ts";
 import { SAMPLE_COUNT } from "../shared/samples.ts";
 import { decodeSequence, encodeSequence, Sequences } from "../shared/sequence.ts";
 import { parseEndpoint, receiveAll, router } from "../shared/sockets.ts";
+import { WakingClock } from "../shared/waking-clock.ts";
 import { BatchStream } from "./batch-stream.ts";
 import { listCheckpoints, loadNewest, stateOf } from "./checkpoint-store.ts";
 import type { Dataset } from "./dataset/dataset.ts";
@@ -99,7 +102,6 @@ export interface Outcome {
 /** Faults that `lockstep status` shows. */
 const MAX_FAULTS = 10;
 const TICK_MS = 250;
-const HEARTBEAT_MS = 500;
 /** Time that workers have to answer the last message, in milliseconds. */
 const LEAVE_MS = 1500;
 
@@ -114,6 +116,7 @@ export class Coordinator {
   readonly #sequences = new Sequences();
   readonly #events = new EventRing();
   readonly #speed = new Speed();
+  readonly #clock = new WakingClock();
   readonly #finished: Promise<Outcome>;
   #resolve!: (outcome: Outcome) => void;
   #membershipConfig!: MembershipConfig;
@@ -206,7 +209,7 @@ export class Coordinator {
       this.#membershipConfig,
       storedStateOf(checkpoint),
       this.#options.recordedStep,
-      performance.now(),
+      this.#clock.now(),
     );
     receiveAll(this.#control, (frames) => this.#receiveControl(frames)).catch((e: unknown) =>
       this.#broken(e),
@@ -287,7 +290,7 @@ export class Coordinator {
   }
 
   #input(input: Input): void {
-    const { state, effects } = advance(this.#state, input, performance.now(), this.#membershipConfig);
+    const { state, effects } = advance(this.#state, input, this.#clock.now(), this.#membershipConfig);
     // A flood of strangers, who change nothing, may not drive the members' events out of the ring.
     if (input.type !== "message" || state !== this.#state) this.#note(input, effects);
     this.#state = state;
@@ -297,7 +300,8 @@ export class Coordinator {
 
   #note(input: Input, effects: readonly Effect[]): void {
     const isRoutine =
-      input.type === "tick" || (input.type === "message" && input.message.type === "heartbeat");
+      input.type === "tick" ||
+      (input.type === "message" && ["heartbeat", "busy"].includes(input.message.type));
     if (!isRoutine) this.#events.add("input", input);
     for (const effect of effects) this.#events.add("effect", effect);
   }
@@ -330,7 +334,7 @@ export class Coordinator {
       case "commit":
         return this.#commit(effect);
       case "trained":
-        this.#trainedMs = performance.now();
+        this.#trainedMs = this.#clock.now();
         return this.#checkSaved();
       case "end":
         return this.#end(effect.ok, effect.reason);
@@ -351,7 +355,7 @@ export class Coordinator {
     const { stragglerTimeoutMs } = this.#options.config;
     const { globalStep } = this.#state;
     if (this.#trainedMs === null || stragglerTimeoutMs === 0 || this.#outputs.hasReceived(globalStep)) return;
-    if (performance.now() - this.#trainedMs <= stragglerTimeoutMs) return;
+    if (this.#clock.now() - this.#trainedMs <= stragglerTimeoutMs) return;
     this.#input({ type: "missing" });
   }
 
@@ -374,22 +378,25 @@ export class Coordinator {
   }
 
   #receiveControl(frames: Buffer[]): void {
-    const from = frames[0].toString("latin1");
+    const sender = frames[0].toString("latin1");
+    const { incarnation: from, isPulse } = speakerOf(sender);
     this.#guarded(from, () => {
       if (frames.length < 2 || frames.length > 3)
         throw new ProtocolError(`Cannot use control message of ${frames.length} frames`);
       const header = decodeHeader(frames[1]);
       const reason = refusedVersion(header);
       if (reason !== null) {
-        this.#send(from, { type: "refuse", reason });
+        this.#send(sender, { type: "refuse", reason });
         throw new ProtocolError(reason);
       }
       const message = parseControlMessage(header);
       if (message.type === "status" || message.type === "scale" || message.type === "stop") {
         const answer: AdminAnswer = this.#answer(message);
-        this.#controlOutbox.push([from, encodeHeader(answer)]);
+        this.#controlOutbox.push([sender, encodeHeader(answer)]);
         return;
       }
+      if ((message.type === "busy") !== isPulse)
+        throw new ProtocolError(`Cannot use "${message.type}" of ${sender}`);
       if ((message.type === "left" || message.type === "failed") && this.#isKnown(from)) this.#noteLeft(from);
       this.#input({ type: "message", from, sequence: decodeSequence(frames.at(2)), message });
     });
@@ -431,7 +438,7 @@ export class Coordinator {
       refused: this.#doorkeeper.counts,
       ...{ status, generation, globalStep, endStep },
       imagesPerSecond: status === "training" ? this.#speed.stepsPerSecond * samplesPerStep(config) : 0,
-      members: memberStatus(this.#state, config.shards, performance.now()),
+      members: memberStatus(this.#state, config.shards, this.#clock.now()),
       lastFaults: [...this.#lastFaults],
     };
   }

@@ -24,7 +24,7 @@ export function memberStatus(
     return {
       ...{ workerId: m.workerId, rank, host: m.host, pid: m.pid, runtime: m.runtime },
       shards: shards === null ? null : [shards.start, shards.end],
-      ...{ position: m.position, waitingFor: m.waitingFor, silentMs: nowMs - m.lastSeenMs },
+      ...{ position: m.position, waitingFor: m.waitingFor, busyMs: m.busyMs, silentMs: nowMs - m.lastSeenMs },
     };
   });
 }

@@ -20,7 +20,7 @@ import { diverged, stepReported } from "./membership/commits.ts";
 import { ready, regroup, restored, tryStart } from "./membership/generation.ts";
 import { exited, finish, lose, scale } from "./membership/departures.ts";
 import { join, prepared } from "./membership/admission.ts";
-import { explained, lateOf, stragglerOf } from "./membership/waiting.ts";
+import { explained, lateOf, stragglerOf, stuckOf } from "./membership/waiting.ts";
 
 /**
  * Advances the coordinator by one input.
@@ -63,6 +63,10 @@ function message(
 ): Transition {
   const { from, sequence } = input;
   const member = [...state.members, ...state.joining].find((m) => m.incarnation === from);
+  if (input.message.type === "busy") {
+    if (member === undefined) return { state, effects: [] };
+    return { state: update(state, member, { busyMs: input.message.forMs, lastSeenMs: nowMs }), effects: [] };
+  }
   if (member === undefined) {
     if (input.message.type === "join" && !state.gone.has(from)) {
       return join(state, from, sequence, input.message, nowMs, config);
@@ -74,7 +78,7 @@ function message(
   if (sequence !== member.sequence + 1) {
     return lose(state, [member], "messages of it were lost on the way", nowMs, config);
   }
-  const next = update(state, member, { sequence, lastSeenMs: nowMs });
+  const next = update(state, member, { sequence, busyMs: 0, lastSeenMs: nowMs });
   // It is told again who is there until it hears something.
   if (input.message.type === "join") return { state: next, effects: [] };
   return fromMember(next, { ...member, sequence }, input.message, nowMs, config);
@@ -83,7 +87,7 @@ function message(
 function fromMember(
   seen: MembershipState,
   member: Member,
-  message: Exclude<WorkerMessage, { type: "join" }>,
+  message: Exclude<WorkerMessage, { type: "join" | "busy" }>,
   nowMs: number,
   config: MembershipConfig,
 ): Transition {
@@ -156,6 +160,11 @@ function tick(state: MembershipState, nowMs: number, config: MembershipConfig): 
       straggler.waitingRanks.length === 0 && straggler.waitedMs > 0 ? "it waits" : "the others wait for it";
     const why = `${whom} for longer than ${seconds(config.run.stragglerTimeoutMs)} (--straggler-timeout)`;
     return lose(state, [straggler], why, nowMs, config);
+  }
+  const stuck = stuckOf(state, config.run.stragglerTimeoutMs);
+  if (stuck.length > 0) {
+    const why = `one computation of it takes longer than ${seconds(config.run.stragglerTimeoutMs)} (--straggler-timeout)`;
+    return lose(state, stuck, why, nowMs, config);
   }
   const late = lateOf(state, nowMs, config.run.stragglerTimeoutMs);
   if (late.length > 0) {

@@ -21,6 +21,22 @@ export type WorkerId = string;
 const packr = new Packr({ useRecords: false, encodeUndefinedAsNil: true });
 const unpackr = new Unpackr({ useRecords: false, mapsAsObjects: true });
 
+/** How often each side says that it is there, in milliseconds. The shortest --failure-timeout is four times as long. */
+export const HEARTBEAT_MS = 250;
+
+const PULSE_SUFFIX = "/pulse";
+
+/** Routing id under which a thread of a worker says that the worker is busy. */
+export function pulseIdOf(incarnation: string): string {
+  return `${incarnation}${PULSE_SUFFIX}`;
+}
+
+/** The incarnation for which a sender speaks, and whether as its pulse. */
+export function speakerOf(routingId: string): { readonly incarnation: string; readonly isPulse: boolean } {
+  const isPulse = routingId.endsWith(PULSE_SUFFIX);
+  return { incarnation: isPulse ? routingId.slice(0, -PULSE_SUFFIX.length) : routingId, isPulse };
+}
+
 /** Largest header that a peer may send; headers are small by design. */
 export const MAX_HEADER_BYTES = 1 << 20;
 
@@ -160,6 +176,8 @@ const WorkerMessageSchema = z.discriminatedUnion("type", [
     /** Ranks without which its all-reduce cannot go on. */
     waitingRanks: z.array(index).max(4096),
   }),
+  /** Instead of heartbeats, while one computation lasts: from pulseIdOf() the incarnation, not numbered. */
+  z.strictObject({ type: z.literal("busy"), forMs: milliseconds }),
   /** Answer to "regroup": the worker computes nothing more for older generations. */
   z.strictObject({
     type: z.literal("paused"),
@@ -318,6 +336,8 @@ const MemberStatusSchema = z.strictObject({
   shards: z.tuple([index, index]).nullable(),
   position: text,
   waitingFor: text.nullable(),
+  /** For how long one computation has kept it from answering; 0 if none does. */
+  busyMs: milliseconds,
   silentMs: milliseconds,
 });
 

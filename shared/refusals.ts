@@ -7,7 +7,7 @@
 import type { RunStatus } from "./protocol.ts";
 import { printable } from "./text.ts";
 
-const MAX_LENGTH = 500;
+const MAX_LENGTH = 1000;
 /** The first is said at once, and then one in this time at most, in milliseconds. */
 const SAY_AGAIN_MS = 10_000;
 

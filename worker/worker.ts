@@ -20,13 +20,21 @@ import { explainToClient, watchHandshakes } from "../shared/handshakes.ts";
 import type { RunKey } from "../shared/keys.ts";
 import { Outbox } from "../shared/outbox.ts";
 import type { WorkerBulkMessage, WorkerId, WorkerMessage } from "../shared/protocol.ts";
-import { decodeHeader, encodeHeader, MAX_HEADER_BYTES, parseCoordinatorMessage } from "../shared/protocol.ts";
+import {
+  decodeHeader,
+  encodeHeader,
+  HEARTBEAT_MS,
+  MAX_HEADER_BYTES,
+  parseCoordinatorMessage,
+} from "../shared/protocol.ts";
 import { Refusals } from "../shared/refusals.ts";
 import { decodeSequence, encodeSequence } from "../shared/sequence.ts";
 import { RUNTIME_DESCRIPTION } from "../shared/runtime.ts";
 import { dealer, parseEndpoint, receiveAll } from "../shared/sockets.ts";
+import { WakingClock } from "../shared/waking-clock.ts";
 import { DataPlane } from "./data-plane.ts";
 import { localAddressTowards } from "./local-address.ts";
+import { Pulse } from "./pulse.ts";
 import type { Outcome, SessionConfig, SessionEffect, SessionInput, SessionState } from "./session.ts";
 import { advanceSession, initialSession } from "./session.ts";
 import { Trainer } from "./trainer.ts";
@@ -49,9 +57,6 @@ export interface WorkerOptions {
   readonly orphaned: Promise<void> | null;
   readonly log: (text: string) => void;
 }
-
-/** How often each side says that it is there, in milliseconds. */
-const HEARTBEAT_MS = 500;
 
 /** How long to wait before a handshake that failed is tried again, in milliseconds. */
 const RETRY_MS = 1000;
@@ -164,7 +169,9 @@ class Worker {
   readonly #trainer: Trainer;
   readonly #finished: Promise<Outcome>;
   #resolve!: (outcome: Outcome) => void;
-  #session: SessionState = initialSession(performance.now());
+  readonly #clock = new WakingClock();
+  readonly #pulse: Pulse;
+  #session: SessionState = initialSession(this.#clock.now());
   #link: Link | null = null;
   readonly #unreachable: Refusals;
   #timer: NodeJS.Timeout | null = null;
@@ -174,8 +181,9 @@ class Worker {
 
   constructor(options: WorkerOptions, dataPlane: DataPlane, events: EventRing) {
     this.#events = events;
-    const { coordinator, workerId, connectTimeoutMs, device, log } = options;
+    const { coordinator, workerId, connectTimeoutMs, device, key, log } = options;
     this.#options = options;
+    this.#pulse = new Pulse(coordinator, key, log);
     this.#unreachable = new Refusals(log);
     this.#config = {
       ...{ coordinator, workerId, connectTimeoutMs },
@@ -193,10 +201,10 @@ class Worker {
 
   async run(): Promise<Outcome> {
     void this.#options.orphaned?.then(() => this.#input({ type: "orphaned" }));
-    this.#timer = setInterval(
-      () => this.#input({ type: "tick", observed: this.#trainer.observe() }),
-      HEARTBEAT_MS,
-    );
+    this.#timer = setInterval(() => {
+      this.#pulse.turn();
+      this.#input({ type: "tick", observed: this.#trainer.observe() });
+    }, HEARTBEAT_MS);
     this.#input({ type: "open" });
     return await this.#finished;
   }
@@ -204,6 +212,7 @@ class Worker {
   close(): void {
     if (this.#timer !== null) clearInterval(this.#timer);
     this.#disconnect();
+    this.#pulse.close();
     this.#trainer.dispose();
   }
 
@@ -226,7 +235,7 @@ class Worker {
   }
 
   #input(input: SessionInput): void {
-    const { state, effects } = advanceSession(this.#session, input, performance.now(), this.#config);
+    const { state, effects } = advanceSession(this.#session, input, this.#clock.now(), this.#config);
     this.#session = state;
     this.#note(input, effects);
     for (const effect of effects) this.#run(effect);
@@ -280,6 +289,7 @@ class Worker {
     if (this.#retry !== null) clearTimeout(this.#retry);
     this.#link?.close();
     this.#link = null;
+    this.#pulse.speakFor(null);
   }
 
   #connect(link: number): void {
@@ -301,6 +311,7 @@ class Worker {
       (what, error) => this.fail(`${what}: ${describeError(error)}`),
     );
     this.#link = created;
+    this.#pulse.speakFor(created.routingId);
   }
 
   /** Gives ZeroMQ the time to send what is queued, but not more than it takes where nobody listens. */

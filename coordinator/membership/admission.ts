@@ -63,6 +63,7 @@ export function join(
     position: "joining",
     waitingFor: null,
     waitedMs: 0,
+    busyMs: 0,
     waitingRanks: [],
     finished: false,
   };

@@ -33,10 +33,12 @@ function commitReported(state: MembershipState, nowMs: number): Transition {
     if (ofStep === undefined || !state.members.every(({ workerId }) => ofStep.has(workerId))) break;
     const reports = new Map(next.reports);
     reports.delete(globalStep);
-    next = { ...next, reports, globalStep, recorded: globalStep, progressMs: nowMs };
+    next = { ...next, reports, globalStep, recorded: globalStep };
     effects.push(commitOf(globalStep, ofStep));
   }
-  return { state: next, effects };
+  if (effects.length === 0) return { state: next, effects };
+  const stepMs = (nowMs - state.progressMs) / effects.length;
+  return { state: { ...next, progressMs: nowMs, stepMs }, effects };
 }
 
 /**

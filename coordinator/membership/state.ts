@@ -68,6 +68,8 @@ export interface Member {
   readonly waitingFor: string | null;
   readonly waitedMs: number;
   readonly waitingRanks: readonly number[];
+  /** For how long one computation has kept it from answering, as its pulse says; 0 once it answers. */
+  readonly busyMs: number;
   readonly finished: boolean;
 }
 
@@ -125,6 +127,8 @@ export interface MembershipState {
   readonly progressMs: number;
   /** When it was last said for what the run waits. */
   readonly explainedMs: number;
+  /** Time that the last step took. */
+  readonly stepMs: number;
 }
 
 export type Input =
@@ -216,6 +220,7 @@ export function initialState(
     lostMs: null,
     progressMs: nowMs,
     explainedMs: nowMs,
+    stepMs: 0,
   };
 }
 

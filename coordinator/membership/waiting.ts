@@ -28,6 +28,11 @@ export function stragglerOf({ status, members }: MembershipState, timeoutMs: num
   );
 }
 
+/** Those whose computation takes too long: they may compute for ever. */
+export function stuckOf({ members, joining }: MembershipState, timeoutMs: number): readonly Member[] {
+  return timeoutMs === 0 ? [] : [...members, ...joining].filter(({ busyMs }) => busyMs > timeoutMs);
+}
+
 /** Members that keep a generation from beginning; of several, those that wait for nobody themselves. */
 export function lateOf(
   { status, members, beganMs }: MembershipState,
@@ -40,7 +45,7 @@ export function lateOf(
   return idle.length > 0 ? idle : late;
 }
 
-/** Waits that last are explained at first within this time, in milliseconds. */
+/** Waits that last are explained at first within this time, in milliseconds, or that of two steps if that is longer. */
 const EXPLAIN_MS = 2000;
 /** Then each time that the wait has doubled, but at least once in this time. */
 const EXPLAIN_AGAIN_MS = 30_000;
@@ -49,7 +54,8 @@ const EXPLAIN_AGAIN_MS = 30_000;
 export function explained(state: MembershipState, nowMs: number, config: MembershipConfig): Transition {
   const { progressMs, explainedMs } = state;
   const waitedMs = nowMs - progressMs;
-  if (waitedMs < Math.min(EXPLAIN_MS, config.run.failureTimeoutMs)) return { state, effects: [] };
+  const firstMs = Math.min(EXPLAIN_MS, config.run.failureTimeoutMs);
+  if (waitedMs < Math.max(firstMs, 2 * state.stepMs)) return { state, effects: [] };
   const againMs = Math.min(explainedMs - progressMs, EXPLAIN_AGAIN_MS);
   if (nowMs - explainedMs < againMs) return { state, effects: [] };
   const since = seconds(waitedMs);
@@ -69,7 +75,8 @@ export function explained(state: MembershipState, nowMs: number, config: Members
   if (state.status === "restoring") return say("info", `Reading the newest checkpoint (for ${since})`);
   const where = state.members.map((m) => {
     const waits = m.waitingFor === null ? "" : `, waiting for ${m.waitingFor}`;
-    return `"${m.workerId}" at ${m.position}${waits}, heard ${seconds(nowMs - m.lastSeenMs)} ago`;
+    const computes = m.busyMs === 0 ? "" : `, computing for ${seconds(m.busyMs)}`;
+    return `"${m.workerId}" at ${m.position}${waits}${computes}, heard ${seconds(nowMs - m.lastSeenMs)} ago`;
   });
   return say("warn", `No step for ${since} since step ${state.globalStep}: ${where.join("; ")}`);
 }

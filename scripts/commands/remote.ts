@@ -14,6 +14,7 @@ import type { AdminAnswer, AdminRequest, RunStatus } from "../../shared/protocol
 import { decodeHeader, encodeHeader, MAX_HEADER_BYTES, parseAdminAnswer } from "../../shared/protocol.ts";
 import { describeRefused } from "../../shared/refusals.ts";
 import { dealer, parseEndpoint, receiveAll } from "../../shared/sockets.ts";
+import { seconds } from "../../shared/text.ts";
 
 /** How long to wait for an answer, in milliseconds. */
 const ANSWER_MS = 5000;
@@ -83,7 +84,8 @@ function describe({ status: name, members, lastFaults, refused, ...run }: RunSta
       const rank = m.rank === null ? "joining" : `rank ${m.rank}`;
       const shards = m.shards === null ? "" : `, shards ${m.shards[0]}..${m.shards[1] - 1}`;
       const waits = m.waitingFor === null ? "" : `, waits for ${m.waitingFor}`;
-      return `  ${rank}  "${m.workerId}" (pid ${m.pid} on ${m.host}, ${m.runtime})${shards}, at ${m.position}${waits}, heard ${(m.silentMs / 1000).toFixed(1)} s ago`;
+      const computes = m.busyMs === 0 ? "" : `, computing for ${seconds(m.busyMs)}`;
+      return `  ${rank}  "${m.workerId}" (pid ${m.pid} on ${m.host}, ${m.runtime})${shards}, at ${m.position}${waits}${computes}, heard ${seconds(m.silentMs)} ago`;
     }),
     ...(turnedAway === null ? [] : [`Refused so far: ${turnedAway}`]),
     ...(lastFaults.length === 0 ? [] : ["Last faults:"]),

@@ -4,6 +4,7 @@ import { advance } from "../../coordinator/membership.ts";
 import { initialState } from "../../coordinator/membership/state.ts";
 import { parseRunConfig } from "../../shared/config.ts";
 import type { CoordinatorMessage, Position, WorkerMessage } from "../../shared/protocol.ts";
+import { UNNUMBERED } from "../../shared/sequence.ts";
 import { PACKAGE_VERSION, PROTOCOL_VERSION } from "../../shared/version.ts";
 
 const config: MembershipConfig = {
@@ -252,6 +253,33 @@ t.test("advance() regroups without those that are not prepared, which enter when
   t.match(starts(effects), [{ generation: 3, worldSize: 2, stateTo: [1] }, { stateFrom: "peer" }]);
   const forming = run([join("c"), exited("b"), prepared("c"), paused("a", 2, 2)], training);
   t.match(starts(forming.effects), [{ worldSize: 2 }, { stateFrom: "peer" }], "just in time");
+});
+
+t.test("advance() keeps a member whose pulse says that it computes, but not for ever", async (t) => {
+  const busy = (worker: string, forMs: number): Input => ({
+    ...{ type: "message", from: worker, sequence: UNNUMBERED, message: { type: "busy", forMs } },
+  });
+  const alive = later(training, 1900, beat("a"));
+  const computing = run([busy("b", 1900)], alive);
+  const next = later(later(computing, 1900, beat("a")), 10);
+  t.equal(next.state.members.length, 2, "longer than --failure-timeout");
+  t.same(
+    next.state.members.map(({ busyMs }) => busyMs),
+    [0, 1900],
+  );
+  const answers = run([beat("b")], next);
+  t.equal(answers.state.members[1].busyMs, 0, "once it answers again");
+  t.equal(answers.state.members.length, 2, "its messages are numbered as before");
+  const long = run([beat("a"), busy("b", 30_001)], next);
+  const stuck = later(long, 10);
+  t.match(logs(stuck.effects), [
+    /Lost worker "b" .*: one computation .* longer than 30\.0 s \(--straggler-timeout\)/,
+  ]);
+  const never = { ...config, run: { ...config.run, stragglerTimeoutMs: 0 } };
+  t.equal(later(long, 10, tick, never).state.members.length, 2);
+  const stranger = run([busy("c", 1)], next);
+  t.equal(stranger.state, next.state);
+  t.same(stranger.effects, []);
 });
 
 t.test("advance() replaces a worker by a new process of its name", async (t) => {

@@ -44,6 +44,7 @@ export const CONTROL: readonly WorkerMessage[] = [
     ...{ type: "heartbeat", generation: 1, globalStep: 3, phase: "D0" },
     ...{ waitingFor: null, waitedMs: 0, waitingRanks: [1] },
   },
+  { type: "busy", forMs: 1 },
   { type: "paused", generation: 1, position },
   { type: "ready", generation: 1, stateHash: "0" },
   { type: "step", generation: 1, report },
@@ -107,7 +108,7 @@ export const ADMIN: readonly (AdminRequest | AdminAnswer)[] = [
       members: [
         {
           ...{ workerId: "a", rank: 0, host: "h", pid: 1, runtime: "node", shards: [0, 4] },
-          ...{ position: "step 3 D0", waitingFor: null, silentMs: 1 },
+          ...{ position: "step 3 D0", waitingFor: null, busyMs: 0, silentMs: 1 },
         },
       ],
       lastFaults: [{ at: "now", text: "none" }],

@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import t from "tap";
 import type { Running } from "./processes.ts";
-import { bits, goneProcesses, inspect, run, start, traceOf, TRAINING_FLAGS } from "./processes.ts";
+import { bits, goneProcesses, inspect, metricsOf, run, start, traceOf, TRAINING_FLAGS } from "./processes.ts";
 
 const TRAIN = [
   ...[...TRAINING_FLAGS, "--seed", "1", "--workers", "2"],
@@ -47,6 +47,23 @@ t.test("all workers are killed at once: the run goes back to its newest checkpoi
   const { code, output } = await running.finished;
   t.equal(code, 0, output);
   t.equal(traceOf(runDir), await calm(t.testdirName, 60));
+});
+
+t.test("a computation that is longer than --failure-timeout is not the end of a worker", async (t) => {
+  const runDir = join(t.testdir(), "run");
+  const flags = ["--max-steps", "2", "--failure-timeout", "1", "--run-dir", runDir];
+  const batch = ["--seed", "3", "--workers", "2", "--global-batch-size", "16384"];
+  const training = start(["train", ...TRAINING_FLAGS, ...batch, ...flags]);
+  await training.until(/No step for .* computing for \d/);
+  t.match((await run(["status", runDir])).output, /"worker-\d" .*, computing for \d/);
+  const { code, output } = await training.finished;
+  t.equal(code, 0, output);
+  t.notMatch(output, /Lost worker|is silent for/);
+  for (const { workers } of metricsOf(runDir)) {
+    for (const timing of Object.values(workers) as { readonly computeMs: number }[]) {
+      t.ok(timing.computeMs > 1000, `it computed for ${timing.computeMs} ms`);
+    }
+  }
 });
 
 t.test("workers by hand join, stop, come back and leave, and nothing changes", async (t) => {

@@ -166,7 +166,7 @@ export class Cluster {
 
   toCoordinator(
     from: SimulatedWorker,
-    plane: "control" | "bulk",
+    plane: "control" | "bulk" | "pulse",
     deliver: (coordinator: SimulatedCoordinator, incarnation: string) => void,
   ): void {
     const { incarnation } = from;
@@ -296,6 +296,12 @@ export class Cluster {
         process.stop();
         world.after(fault.forMs, () => process.continue());
         return process.name;
+      }
+      case "block": {
+        const worker = target(fault.target);
+        if (worker?.process.running !== true) return null;
+        worker.block(fault.forMs);
+        return worker.process.name;
       }
       case "stopCoordinator": {
         if (coordinator?.process.running !== true) return null;

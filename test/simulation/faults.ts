@@ -10,6 +10,8 @@ export type Fault = { readonly atMs: number } & (
   | { readonly type: "kill"; readonly target: number; readonly isMachineGone: boolean }
   | { readonly type: "killAll" }
   | { readonly type: "stop"; readonly target: number; readonly forMs: number }
+  /** One computation keeps a worker's event loop. */
+  | { readonly type: "block"; readonly target: number; readonly forMs: number }
   | { readonly type: "killCoordinator"; readonly downMs: number; readonly isMachineGone: boolean }
   | { readonly type: "stopCoordinator"; readonly forMs: number }
   /** Host 0 is the coordinator's. */
@@ -32,6 +34,7 @@ export const FAULT_TYPES = [
   "kill",
   "killAll",
   "stop",
+  "block",
   "killCoordinator",
   "stopCoordinator",
   "partition",
@@ -45,7 +48,7 @@ export const FAULT_TYPES = [
 
 /** More often what happens more often. */
 const WEIGHTS: Record<Fault["type"], number> = {
-  ...{ kill: 6, killAll: 1, stop: 4, killCoordinator: 2, stopCoordinator: 2 },
+  ...{ kill: 6, killAll: 1, stop: 4, block: 2, killCoordinator: 2, stopCoordinator: 2 },
   ...{ partition: 4, reset: 2, slow: 2, join: 3, scale: 1, diskFull: 1, diskSlow: 1 },
 };
 
@@ -75,6 +78,7 @@ function faultOf(random: TestRandom, { withinMs, numHosts, maxWorkers }: PlanSiz
     case "kill":
       return { atMs, type, target: below(numHosts), isMachineGone: random.uniform() < 0.5 };
     case "stop":
+    case "block":
       return { atMs, type, target: below(numHosts), forMs: duration(15_000) };
     case "killCoordinator":
       return { atMs, type, downMs: duration(15_000), isMachineGone: random.uniform() < 0.5 };

@@ -9,8 +9,10 @@ import type { Effect, Input, MembershipConfig, MembershipState } from "../../coo
 import { advance } from "../../coordinator/membership.ts";
 import { initialState } from "../../coordinator/membership/state.ts";
 import type { CoordinatorMessage, WorkerMessage } from "../../shared/protocol.ts";
+import { HEARTBEAT_MS } from "../../shared/protocol.ts";
 import { Sequences } from "../../shared/sequence.ts";
 import { rankSamples } from "../../shared/sharding.ts";
+import { WakingClock } from "../../shared/waking-clock.ts";
 import type { Cluster } from "./cluster.ts";
 import type { Process } from "./network.ts";
 import type { CoordinatorBulk, WorkerBulk } from "./simulated-worker.ts";
@@ -34,7 +36,6 @@ export interface Disk {
 }
 
 const TICK_MS = 250;
-const HEARTBEAT_MS = 500;
 const KEEP_CHECKPOINTS = 2;
 
 /** Steps whose batches were sent, and those that each rank has used. */
@@ -50,6 +51,7 @@ export class SimulatedCoordinator {
   readonly term: string;
   readonly #cluster: Cluster;
   readonly #config: MembershipConfig;
+  readonly #clock: WakingClock;
   readonly #reachable = new Set<string>();
   readonly #sequences = new Sequences();
   #state: MembershipState;
@@ -80,7 +82,8 @@ export class SimulatedCoordinator {
     const recorded = disk.metrics.at(-1) ?? 0;
     checks.wentTo(this.term, recorded);
     const from = newest === null ? "seed" : "checkpoint";
-    this.#state = initialState(config, { globalStep, from }, recorded, world.nowMs);
+    this.#clock = new WakingClock(() => world.nowMs);
+    this.#state = initialState(config, { globalStep, from }, recorded, this.#clock.now());
     world.every(process, TICK_MS, () => this.#tick());
     world.every(process, HEARTBEAT_MS, () => this.#heartbeat());
   }
@@ -132,7 +135,7 @@ export class SimulatedCoordinator {
 
   #input(input: Input): void {
     const before = this.#state;
-    const { state, effects } = advance(before, input, this.#cluster.world.nowMs, this.#config);
+    const { state, effects } = advance(before, input, this.#clock.now(), this.#config);
     this.#state = state;
     if (state.status === "starting" && state.generation !== before.generation) this.#checkBeginning(effects);
     for (const effect of effects) this.#run(effect);
@@ -181,7 +184,7 @@ export class SimulatedCoordinator {
         disk.metrics.push(effect.globalStep);
         return;
       case "trained":
-        this.#trainedMs = this.#cluster.world.nowMs;
+        this.#trainedMs = this.#clock.now();
         return this.#checkSaved();
       case "end":
         return this.#cluster.finished(this, effect.ok, effect.reason);
@@ -202,7 +205,7 @@ export class SimulatedCoordinator {
     const { globalStep } = this.#state;
     const hasReceived = this.#receivedState === globalStep && this.#receivedPicture === globalStep;
     if (this.#trainedMs === null || hasReceived) return;
-    if (this.#cluster.world.nowMs - this.#trainedMs > this.#config.run.stragglerTimeoutMs) {
+    if (this.#clock.now() - this.#trainedMs > this.#config.run.stragglerTimeoutMs) {
       this.#input({ type: "missing" });
     }
   }

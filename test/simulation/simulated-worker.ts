@@ -7,8 +7,11 @@
  */
 import { phasesOfStep } from "../../shared/phases.ts";
 import type { CoordinatorMessage, PrepareMessage, StartMessage, StepReport } from "../../shared/protocol.ts";
+import { HEARTBEAT_MS } from "../../shared/protocol.ts";
+import { UNNUMBERED } from "../../shared/sequence.ts";
 import { rankSamples, rankShards } from "../../shared/sharding.ts";
 import { addInJavaScript } from "../../shared/tree-sum.ts";
+import { WakingClock } from "../../shared/waking-clock.ts";
 import type { CopyTo, Outgoing } from "../../worker/collective.ts";
 import { SegmentPool } from "../../worker/collective.ts";
 import type { DataMessage, StateMessage } from "../../worker/data-messages.ts";
@@ -48,7 +51,6 @@ export type CoordinatorBulk =
 type DataPayload = Float32Array;
 /** Segments as small as possible, so that a vector needs several. */
 const SEGMENT_FLOATS = 4;
-const HEARTBEAT_MS = 500;
 
 /** Why the training coroutine stands still. */
 type Wait =
@@ -64,6 +66,7 @@ export class SimulatedWorker {
   readonly #cluster: Cluster;
   readonly #config: SessionConfig;
   readonly #exchange: Exchange<DataPayload>;
+  readonly #clock: WakingClock;
   #session: SessionState;
   #replica: ToyReplica | null = null;
   #runId = "";
@@ -104,11 +107,29 @@ export class SimulatedWorker {
       ({ byteLength }) => byteLength,
       (reason) => cluster.note(`${this.process.name} refused ${reason}`),
     );
-    this.#session = initialSession(cluster.world.nowMs);
+    this.#clock = new WakingClock(() => cluster.world.nowMs);
+    this.#session = initialSession(this.#clock.now());
     process.run(() => this.#input({ type: "open" }));
     cluster.world.every(process, HEARTBEAT_MS, () =>
       this.#input({ type: "tick", observed: this.#observe() }),
     );
+  }
+
+  /** Computes for so long that its event loop does not turn; its pulse goes on. */
+  block(forMs: number): void {
+    const { world } = this.#cluster;
+    const sinceMs = world.nowMs;
+    this.process.stop();
+    const beat = (): void => {
+      const busyMs = world.nowMs - sinceMs;
+      if (!this.process.alive || this.process.running || busyMs >= forMs) return;
+      this.#cluster.toCoordinator(this, "pulse", (coordinator, incarnation) =>
+        coordinator.receiveControl(incarnation, UNNUMBERED, { type: "busy", forMs: busyMs }),
+      );
+      world.after(HEARTBEAT_MS, beat);
+    };
+    world.after(HEARTBEAT_MS, beat);
+    world.after(forMs, () => this.process.continue());
   }
 
   /** Routing id of the newest connection. */
@@ -155,8 +176,7 @@ export class SimulatedWorker {
   }
 
   #input(input: SessionInput): void {
-    const { nowMs } = this.#cluster.world;
-    const { state, effects } = advanceSession(this.#session, input, nowMs, this.#config);
+    const { state, effects } = advanceSession(this.#session, input, this.#clock.now(), this.#config);
     this.#session = state;
     for (const effect of effects) this.#run(effect);
   }
