@@ -256,9 +256,7 @@ t.test("advance() regroups without those that are not prepared, which enter when
 });
 
 t.test("advance() keeps a member whose pulse says that it computes, but not for ever", async (t) => {
-  const busy = (worker: string, forMs: number): Input => ({
-    ...{ type: "message", from: worker, sequence: UNNUMBERED, message: { type: "busy", forMs } },
-  });
+  const busy = (worker: string, forMs: number): Input => from(worker, { type: "busy", forMs }, UNNUMBERED);
   const alive = later(training, 1900, beat("a"));
   const computing = run([busy("b", 1900)], alive);
   const next = later(later(computing, 1900, beat("a")), 10);
