@@ -8,13 +8,10 @@
 import { createHash, randomUUID } from "node:crypto";
 import { join, resolve } from "node:path";
 import { Piscina } from "piscina";
-import type { Router } from "zeromq";
 import type { RunConfig } from "../shared/config.ts";
 import { samplesPerStep, trainingConfig } from "../shared/config.ts";
 import type { TrainingState } from "../shared/checkpoint.ts";
 import { codeHash } from "../shared/code-hash.ts";
-import type { Door } from "../shared/door.ts";
-import { openDoor } from "../shared/door.ts";
 import { EventRing } from "../shared/event-ring.ts";
 import { describeError, ProtocolError, UsageError } from "../shared/errors.ts";
 import { bytesOf } from "../shared/frames.ts";
@@ -22,34 +19,22 @@ import { IMAGE_PIXELS } from "../shared/image.ts";
 import type { RunKey } from "../shared/keys.ts";
 import type { Model } from "../shared/nn/models.ts";
 import { MODELS } from "../shared/nn/models.ts";
-import { Outbox } from "../shared/outbox.ts";
 import type {
   AdminAnswer,
   AdminRequest,
   CoordinatorBulkMessage,
-  CoordinatorMessage,
   RunStatus,
+  WorkerBulkMessage,
   WorkerId,
+  WorkerMessage,
 } from "../shared/protocol.ts";
-import {
-  decodeHeader,
-  encodeHeader,
-  HEARTBEAT_MS,
-  MAX_HEADER_BYTES,
-  parseWorkerBulkMessage,
-  parseControlMessage,
-  refusedVersion,
-  speakerOf,
-} from "../shared/protocol.ts";
+import { HEARTBEAT_MS } from "../shared/protocol.ts";
 import { describeRefused } from "../shared/refusals.ts";
 import { SAMPLE_COUNT } from "../shared/samples.ts";
-import { decodeSequence, encodeSequence, Sequences } from "../shared/sequence.ts";
-import { parseEndpoint, receiveAll, router } from "../shared/sockets.ts";
 import { WakingClock } from "../shared/waking-clock.ts";
 import { BatchStream } from "./batch-stream.ts";
 import { listCheckpoints, loadNewest, stateOf } from "./checkpoint-store.ts";
 import type { Dataset } from "./dataset/dataset.ts";
-import { Doorkeeper } from "./doorkeeper.ts";
 import type {
   Effect,
   Input,
@@ -61,6 +46,8 @@ import type {
 import { memberStatus } from "./member-status.ts";
 import { advance } from "./membership.ts";
 import { initialState, maxWorkersOf } from "./membership/state.ts";
+import type { PlaneAddresses } from "./planes.ts";
+import { Planes } from "./planes.ts";
 import type { BatchTask, PoolData } from "./pool-tasks.ts";
 import type { Reporter } from "./reporter.ts";
 import type { RunPaths } from "./run-directory.ts";
@@ -107,13 +94,9 @@ const LEAVE_MS = 1500;
 
 export class Coordinator {
   readonly #options: CoordinatorOptions;
-  readonly #control: Router;
-  readonly #bulk: Router;
-  readonly #controlOutbox: Outbox;
-  readonly #bulkOutbox: Outbox;
+  readonly #planes: Planes;
   readonly #pool: Piscina;
   readonly #outputs: RunOutputs;
-  readonly #sequences = new Sequences();
   readonly #events = new EventRing();
   readonly #speed = new Speed();
   readonly #clock = new WakingClock();
@@ -127,10 +110,8 @@ export class Coordinator {
   readonly #reachable = new Set<string>();
   #checkpoint: CoordinatorOptions["checkpoint"];
   #timers: NodeJS.Timeout[] = [];
-  #doors: readonly Door[] = [];
   /** Since when all members have finished, or null. */
   #trainedMs: number | null = null;
-  readonly #doorkeeper: Doorkeeper;
   readonly #lastFaults: RunStatus["lastFaults"] = [];
   /** Incarnations that have answered "exit" or "abort", or have ended. */
   readonly #left = new Set<string>();
@@ -142,12 +123,16 @@ export class Coordinator {
     const { dataset, config } = options;
     const { generator, discriminator } = this.#model();
     const largestFrame = 4 * Math.max(generator.numParameters, discriminator.numParameters);
-    const { key } = options;
-    this.#doorkeeper = new Doorkeeper((text) => options.reporter.log("warn", text));
-    this.#control = router({ maxFrameBytes: MAX_HEADER_BYTES, key });
-    this.#bulk = router({ maxFrameBytes: Math.max(largestFrame, SAMPLE_COUNT * IMAGE_PIXELS) + 4096, key });
-    this.#controlOutbox = new Outbox(this.#control, (error) => this.#undeliverable("control", error));
-    this.#bulkOutbox = new Outbox(this.#bulk, (error) => this.#undeliverable("bulk", error));
+    this.#planes = new Planes({
+      key: options.key,
+      maxBulkFrameBytes: Math.max(largestFrame, SAMPLE_COUNT * IMAGE_PIXELS) + 4096,
+      say: (text) => options.reporter.log("warn", text),
+      isKnown: (incarnation) => this.#isKnown(incarnation),
+      onMessage: (from, sequence, message) => this.#receive(from, sequence, message),
+      onRequest: (request) => this.#answer(request),
+      onBulk: (from, message, payload) => this.#receiveBulk(from, message, payload),
+      onBroken: (error) => this.#broken(error),
+    });
     const data: PoolData = {
       pixels: dataset.pixels.buffer,
       numImages: dataset.numImages,
@@ -178,20 +163,16 @@ export class Coordinator {
   /** Runs until training has ended or failed. All sockets are closed afterwards. */
   async run(): Promise<Outcome> {
     const { bind, config, endStep, checkpoint, dataset, localWorkers, onListening, reporter } = this.#options;
-    const { host } = parseEndpoint(bind);
-    let control: Door;
-    let bulk: Door;
+    let addresses: PlaneAddresses;
     try {
-      control = await this.#openDoor(this.#control, bind, "control");
-      bulk = await this.#openDoor(this.#bulk, `tcp://${host}:*`, "bulk");
+      addresses = await this.#planes.open(bind);
     } catch (error) {
       await this.#pool.close();
       throw new UsageError(
         `Cannot listen on ${bind}: ${describeError(error)}. Give --bind another port or an address of this machine`,
       );
     }
-    const { endpoint } = control;
-    this.#doors = [control, bulk];
+    const { endpoint } = addresses;
     this.#membershipConfig = {
       run: config,
       term: randomUUID().slice(0, 8),
@@ -201,8 +182,7 @@ export class Coordinator {
       numImages: dataset.numImages,
       dataset: { name: dataset.name, sha256: dataset.sha256 },
       checkpoints: resolve(this.#options.paths.checkpoints),
-      bulkPort: Number(parseEndpoint(bulk.endpoint).port),
-      endpoint,
+      ...addresses,
       localWorkers,
     };
     this.#state = initialState(
@@ -211,10 +191,7 @@ export class Coordinator {
       this.#options.recordedStep,
       this.#clock.now(),
     );
-    receiveAll(this.#control, (frames) => this.#receiveControl(frames)).catch((e: unknown) =>
-      this.#broken(e),
-    );
-    receiveAll(this.#bulk, (frames) => this.#receiveBulk(frames)).catch((e: unknown) => this.#broken(e));
+    this.#planes.receive();
     this.#timers = [
       setInterval(() => this.#tick(), TICK_MS),
       setInterval(() => this.#heartbeat(), HEARTBEAT_MS),
@@ -234,14 +211,6 @@ export class Coordinator {
     await this.#close();
     if (!outcome.ok) await this.#writeEvents();
     return { ...outcome, savedStep: this.#outputs.savedStep };
-  }
-
-  #openDoor(socket: Router, endpoint: string, plane: string): Promise<Door> {
-    return openDoor(socket, endpoint, this.#options.key, (reason) =>
-      this.#doorkeeper.refusedConnection(
-        `Refused a connection to the ${plane} plane at ${socket.lastEndpoint}: ${reason}`,
-      ),
-    );
   }
 
   /** Ends training with the step under way; state and pictures are saved. */
@@ -283,9 +252,9 @@ export class Coordinator {
     for (const timer of this.#timers) clearInterval(timer);
     await this.#outputs.close();
     await this.#membersLeft();
-    for (const door of this.#doors) door.close();
+    this.#planes.close();
     await this.#pool.close();
-    const refused = describeRefused(this.#doorkeeper.counts);
+    const refused = describeRefused(this.#planes.refused);
     if (refused !== null) this.#options.reporter.log("warn", `Refused in all: ${refused}`);
   }
 
@@ -309,7 +278,7 @@ export class Coordinator {
   #run(effect: Effect): void {
     switch (effect.type) {
       case "send":
-        return this.#send(effect.to, effect.message);
+        return this.#planes.send(effect.to, effect.message);
       case "log":
         if (effect.level !== "info") {
           this.#lastFaults.push({ at: new Date().toISOString(), text: effect.text.slice(0, 4000) });
@@ -317,7 +286,7 @@ export class Coordinator {
         }
         return this.#options.reporter.log(effect.level, effect.text);
       case "refused":
-        return this.#doorkeeper.refusedJoin(effect.text);
+        return this.#planes.refusedJoin(effect.text);
       case "pause":
         this.#trainedMs = null;
         this.#next = null;
@@ -341,15 +310,6 @@ export class Coordinator {
     }
   }
 
-  #send(to: string, message: CoordinatorMessage): void {
-    const sequence = this.#sequences.of(to, message);
-    this.#controlOutbox.push([to, encodeHeader(message), encodeSequence(sequence)]);
-  }
-
-  #sendBulk(to: string, message: CoordinatorBulkMessage, frames: readonly Uint8Array[]): void {
-    this.#bulkOutbox.push([to, encodeHeader(message), ...frames]);
-  }
-
   #tick(): void {
     this.#input({ type: "tick" });
     const { stragglerTimeoutMs } = this.#options.config;
@@ -363,43 +323,17 @@ export class Coordinator {
     const { members, joining } = this.#state;
     const safe = Math.min(this.#outputs.recordedStep, this.#outputs.savedStep ?? 0);
     for (const { incarnation } of [...members, ...joining]) {
-      this.#send(incarnation, { type: "heartbeat", safe });
+      this.#planes.send(incarnation, { type: "heartbeat", safe });
     }
-  }
-
-  /** The receiver is gone: the membership core will notice by its silence or exit. */
-  #undeliverable(plane: string, error: unknown): void {
-    if (this.#control.closed || (error as NodeJS.ErrnoException).code === "EHOSTUNREACH") return;
-    this.#doorkeeper.undeliverable(`Cannot send on the ${plane} plane: ${describeError(error)}`);
   }
 
   #broken(error: unknown): void {
     this.#end(false, `The coordinator failed: ${describeError(error)}`);
   }
 
-  #receiveControl(frames: Buffer[]): void {
-    const sender = frames[0].toString("latin1");
-    const { incarnation: from, isPulse } = speakerOf(sender);
-    this.#guarded(from, () => {
-      if (frames.length < 2 || frames.length > 3)
-        throw new ProtocolError(`Cannot use control message of ${frames.length} frames`);
-      const header = decodeHeader(frames[1]);
-      const reason = refusedVersion(header);
-      if (reason !== null) {
-        this.#send(sender, { type: "refuse", reason });
-        throw new ProtocolError(reason);
-      }
-      const message = parseControlMessage(header);
-      if (message.type === "status" || message.type === "scale" || message.type === "stop") {
-        const answer: AdminAnswer = this.#answer(message);
-        this.#controlOutbox.push([sender, encodeHeader(answer)]);
-        return;
-      }
-      if ((message.type === "busy") !== isPulse)
-        throw new ProtocolError(`Cannot use "${message.type}" of ${sender}`);
-      if ((message.type === "left" || message.type === "failed") && this.#isKnown(from)) this.#noteLeft(from);
-      this.#input({ type: "message", from, sequence: decodeSequence(frames.at(2)), message });
-    });
+  #receive(from: string, sequence: number, message: WorkerMessage): void {
+    if ((message.type === "left" || message.type === "failed") && this.#isKnown(from)) this.#noteLeft(from);
+    this.#input({ type: "message", from, sequence, message });
   }
 
   #answer(request: AdminRequest): AdminAnswer {
@@ -435,7 +369,7 @@ export class Coordinator {
     const { status, generation, globalStep, endStep } = this.#state;
     const { config } = this.#options;
     return {
-      refused: this.#doorkeeper.counts,
+      refused: this.#planes.refused,
       ...{ status, generation, globalStep, endStep },
       imagesPerSecond: status === "training" ? this.#speed.stepsPerSecond * samplesPerStep(config) : 0,
       members: memberStatus(this.#state, config.shards, this.#clock.now()),
@@ -443,41 +377,28 @@ export class Coordinator {
     };
   }
 
-  #receiveBulk(frames: Buffer[]): void {
-    const from = frames[0].toString("latin1");
-    this.#guarded(from, () => {
-      const message = parseWorkerBulkMessage(decodeHeader(frames.at(1)));
-      const { members, generation } = this.#state;
-      const rank = members.findIndex((m) => m.incarnation === from);
-      if (rank < 0 || message.generation > generation) {
-        throw new ProtocolError(
-          `Cannot use "${message.type}" of generation ${message.generation} from rank ${rank}`,
-        );
-      }
-      const payload = frames.slice(2);
-      switch (message.type) {
-        case "hello":
-          this.#reachable.add(from);
-          if (message.wantsState && message.generation === generation) this.#sendState(from);
-          return this.#startStream();
-        case "credit":
-          // Of an older generation: nothing is streamed to it any more.
-          if (message.generation === generation) this.#stream?.credit(rank, message.globalStep);
-          return;
-        // A state has the same bits whichever generation reached it.
-        case "state":
-          return this.#outputs.saveState(message, payload);
-        case "samples":
-          return this.#outputs.savePicture(message.globalStep, payload);
-      }
-    });
-  }
-
-  #guarded(from: string, use: () => void): void {
-    try {
-      this.#doorkeeper.guard(from, !this.#isKnown(from), use);
-    } catch (error) {
-      this.#broken(error);
+  #receiveBulk(from: string, message: WorkerBulkMessage, payload: readonly Buffer[]): void {
+    const { members, generation } = this.#state;
+    const rank = members.findIndex((m) => m.incarnation === from);
+    if (rank < 0 || message.generation > generation) {
+      throw new ProtocolError(
+        `Cannot use "${message.type}" of generation ${message.generation} from rank ${rank}`,
+      );
+    }
+    switch (message.type) {
+      case "hello":
+        this.#reachable.add(from);
+        if (message.wantsState && message.generation === generation) this.#sendState(from);
+        return this.#startStream();
+      case "credit":
+        // Of an older generation: nothing is streamed to it any more.
+        if (message.generation === generation) this.#stream?.credit(rank, message.globalStep);
+        return;
+      // A state has the same bits whichever generation reached it.
+      case "state":
+        return this.#outputs.saveState(message, payload);
+      case "samples":
+        return this.#outputs.savePicture(message.globalStep, payload);
     }
   }
 
@@ -504,7 +425,7 @@ export class Coordinator {
       generatorSteps: generator.step,
       discriminatorSteps: discriminator.step,
     };
-    this.#sendBulk(to, header, frames);
+    this.#planes.sendBulk(to, header, frames);
   }
 
   /** Looks for the newest state on disk, after all that is to be written is there. */
@@ -545,7 +466,9 @@ export class Coordinator {
       assemble: async (task: BatchTask) =>
         new Uint8Array((await this.#pool.run(task, { name: "assembleBatch" })) as ArrayBuffer),
       send: (rank, step, batch) =>
-        this.#sendBulk(members[rank].incarnation, { type: "batch", generation, globalStep: step }, [batch]),
+        this.#planes.sendBulk(members[rank].incarnation, { type: "batch", generation, globalStep: step }, [
+          batch,
+        ]),
       onError: (error) => this.#broken(error),
     });
     this.#stream.pump();

@@ -10,7 +10,7 @@ import type { WorkerMessage } from "../shared/protocol.ts";
 import { encodeSequence, UNNUMBERED } from "../shared/sequence.ts";
 import { dealer } from "../shared/sockets.ts";
 import { WakingClock } from "../shared/waking-clock.ts";
-import type { PulseData } from "./pulse.ts";
+import type { PulseData, PulseOrder } from "./pulse.ts";
 
 const { endpoint, key, turns } = workerData as PulseData;
 // This thread may be stopped as well, with all of its process.
@@ -27,13 +27,7 @@ function connect(as: string): NonNullable<typeof link> {
   return { outbox: new Outbox(socket, () => undefined), close: () => socket.close() };
 }
 
-parentPort?.on("message", (next: string | null) => {
-  incarnation = next;
-  link?.close();
-  link = null;
-});
-
-setInterval(() => {
+const timer = setInterval(() => {
   const nowMs = clock.now();
   const turn = Atomics.load(turns, 0);
   if (turn !== seen) {
@@ -48,3 +42,13 @@ setInterval(() => {
   const message: WorkerMessage = { type: "busy", forMs: nowMs - seenMs };
   link.outbox.push([encodeHeader(message), encodeSequence(UNNUMBERED)]);
 }, HEARTBEAT_MS);
+
+parentPort?.on("message", (order: PulseOrder) => {
+  link?.close();
+  link = null;
+  incarnation = order.type === "speakFor" ? order.incarnation : null;
+  if (order.type === "speakFor") return;
+  clearInterval(timer);
+  // Nothing is left to do, so the thread ends. (A port of Deno has no close().)
+  parentPort?.unref();
+});

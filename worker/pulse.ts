@@ -5,6 +5,7 @@
  *
  * @module
  */
+import { setTimeout as sleep } from "node:timers/promises";
 import { Worker as Thread } from "node:worker_threads";
 import { describeError } from "../shared/errors.ts";
 import type { RunKey } from "../shared/keys.ts";
@@ -18,9 +19,16 @@ export interface PulseData {
   readonly turns: Int32Array<SharedArrayBuffer>;
 }
 
+/** No thread takes as long to end, in milliseconds. */
+const END_MS = 2000;
+
+export type PulseOrder =
+  { readonly type: "speakFor"; readonly incarnation: string | null } | { readonly type: "end" };
+
 export class Pulse {
   readonly #turns = new Int32Array(new SharedArrayBuffer(4));
   readonly #thread: Thread;
+  readonly #ended: Promise<void>;
 
   /** @param log Told if the thread cannot go on; the worker can. */
   constructor(endpoint: string, key: RunKey | null, log: (text: string) => void) {
@@ -31,7 +39,7 @@ export class Pulse {
         `Computations longer than --failure-timeout may look like the end of this worker: ${describeError(error)}`,
       ),
     );
-    this.#thread.unref();
+    this.#ended = new Promise((resolve) => this.#thread.once("exit", () => resolve()));
   }
 
   /** The event loop has turned: to be called every HEARTBEAT_MS. */
@@ -41,10 +49,12 @@ export class Pulse {
 
   /** @param incarnation As which the coordinator knows this worker from now on, or null. */
   speakFor(incarnation: string | null): void {
-    this.#thread.postMessage(incarnation);
+    this.#thread.postMessage({ type: "speakFor", incarnation } satisfies PulseOrder);
   }
 
-  close(): void {
-    void this.#thread.terminate();
+  /** To be awaited before the process ends: a thread that is ended from outside takes the process down with it. */
+  async close(): Promise<void> {
+    this.#thread.postMessage({ type: "end" } satisfies PulseOrder);
+    await Promise.race([this.#ended, sleep(END_MS, undefined, { ref: false })]);
   }
 }

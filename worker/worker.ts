@@ -98,7 +98,7 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
       throw new WorkerStopped(reason);
     }
   } finally {
-    worker.close();
+    await worker.close();
     dataPlane.close();
   }
 }
@@ -209,11 +209,11 @@ class Worker {
     return await this.#finished;
   }
 
-  close(): void {
+  async close(): Promise<void> {
     if (this.#timer !== null) clearInterval(this.#timer);
     this.#disconnect();
-    this.#pulse.close();
     this.#trainer.dispose();
+    await this.#pulse.close();
   }
 
   /** Ends the worker, and tells the coordinator as far as that can still be told. */

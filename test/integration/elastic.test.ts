@@ -52,7 +52,7 @@ t.test("all workers are killed at once: the run goes back to its newest checkpoi
 t.test("a computation that is longer than --failure-timeout is not the end of a worker", async (t) => {
   const runDir = join(t.testdir(), "run");
   const flags = ["--max-steps", "2", "--failure-timeout", "1", "--run-dir", runDir];
-  const batch = ["--seed", "3", "--workers", "2", "--global-batch-size", "16384"];
+  const batch = ["--seed", "3", "--workers", "2", "--runtime", "mixed", "--global-batch-size", "12288"];
   const training = start(["train", ...TRAINING_FLAGS, ...batch, ...flags]);
   await training.until(/No step for .* computing for \d/);
   t.match((await run(["status", runDir])).output, /"worker-\d" .*, computing for \d/);
