@@ -28,7 +28,7 @@ import type {
   WorkerId,
   WorkerMessage,
 } from "../shared/protocol.ts";
-import { HEARTBEAT_MS } from "../shared/protocol.ts";
+import { HEARTBEAT_MS } from "../shared/heartbeat.ts";
 import { describeRefused } from "../shared/refusals.ts";
 import { SAMPLE_COUNT } from "../shared/samples.ts";
 import { WakingClock } from "../shared/waking-clock.ts";

@@ -19,15 +19,9 @@ import type {
   WorkerBulkMessage,
   WorkerMessage,
 } from "../shared/protocol.ts";
-import {
-  decodeHeader,
-  encodeHeader,
-  MAX_HEADER_BYTES,
-  parseControlMessage,
-  parseWorkerBulkMessage,
-  refusedVersion,
-  speakerOf,
-} from "../shared/protocol.ts";
+import { decodeHeader, encodeHeader, MAX_HEADER_BYTES } from "../shared/header.ts";
+import { speakerOf } from "../shared/heartbeat.ts";
+import { parseControlMessage, parseWorkerBulkMessage, refusedVersion } from "../shared/protocol.ts";
 import { decodeSequence, encodeSequence, Sequences } from "../shared/sequence.ts";
 import { parseEndpoint, receiveAll, router } from "../shared/sockets.ts";
 import { Doorkeeper } from "./doorkeeper.ts";

@@ -8,6 +8,7 @@
 import { z } from "zod";
 import { checked } from "./checked.ts";
 import { UsageError } from "./errors.ts";
+import { HEARTBEAT_MS } from "./heartbeat.ts";
 import { MODEL_NAMES } from "./nn/models.ts";
 import { OBJECTIVE_NAMES } from "./nn/objectives.ts";
 
@@ -94,7 +95,11 @@ const RunConfigSchema = z
     /** Steps between pictures, or null for one per epoch. */
     sampleEvery: count().nullable().default(null),
     /** Silence after which a worker or the coordinator counts as gone, in milliseconds. */
-    failureTimeoutMs: z.int().min(1000).max(3_600_000).default(2000),
+    failureTimeoutMs: z
+      .int()
+      .min(4 * HEARTBEAT_MS)
+      .max(3_600_000)
+      .default(2000),
     /** Waiting of others after which a worker counts as gone although it answers, in milliseconds; 0 for never. */
     stragglerTimeoutMs: z.int().min(0).max(86_400_000).default(30_000),
     /** Silence of the coordinator after which a worker saves its state and ends, in milliseconds. */

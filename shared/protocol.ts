@@ -6,61 +6,15 @@
  *
  * @module
  */
-import { Packr, Unpackr } from "msgpackr";
 import { z } from "zod";
 import { checked } from "./checked.ts";
 import type { RunConfig } from "./config.ts";
 import { parseRunConfig } from "./config.ts";
 import { describeError, ProtocolError } from "./errors.ts";
-import { brokenLimit } from "./msgpack-limits.ts";
 import { PACKAGE_VERSION, PROTOCOL_VERSION } from "./version.ts";
 
 /** Name of a worker; survives a reconnect. */
 export type WorkerId = string;
-
-const packr = new Packr({ useRecords: false, encodeUndefinedAsNil: true });
-const unpackr = new Unpackr({ useRecords: false, mapsAsObjects: true });
-
-/** How often each side says that it is there, in milliseconds. The shortest --failure-timeout is four times as long. */
-export const HEARTBEAT_MS = 250;
-
-const PULSE_SUFFIX = "/pulse";
-
-/** Routing id under which a thread of a worker says that the worker is busy. */
-export function pulseIdOf(incarnation: string): string {
-  return `${incarnation}${PULSE_SUFFIX}`;
-}
-
-/** The incarnation for which a sender speaks, and whether as its pulse. */
-export function speakerOf(routingId: string): { readonly incarnation: string; readonly isPulse: boolean } {
-  const isPulse = routingId.endsWith(PULSE_SUFFIX);
-  return { incarnation: isPulse ? routingId.slice(0, -PULSE_SUFFIX.length) : routingId, isPulse };
-}
-
-/** Largest header that a peer may send; headers are small by design. */
-export const MAX_HEADER_BYTES = 1 << 20;
-
-/** A header as one frame. The buffer is fresh, so ZeroMQ may keep it. */
-export function encodeHeader(header: object): Buffer {
-  return Buffer.from(packr.pack(header));
-}
-
-/** @throws {ProtocolError} If the frame is missing, too large, no msgpack or nested too deep. */
-export function decodeHeader(frame: Uint8Array | undefined): unknown {
-  if (frame === undefined) throw new ProtocolError("Cannot use message as it must have a header: got none");
-  if (frame.byteLength > MAX_HEADER_BYTES) {
-    throw new ProtocolError(
-      `Cannot decode header as it must have at most ${MAX_HEADER_BYTES} bytes: got ${frame.byteLength}`,
-    );
-  }
-  const broken = brokenLimit(frame);
-  if (broken !== null) throw new ProtocolError(`Cannot decode header as its msgpack ${broken}`);
-  try {
-    return unpackr.unpack(frame);
-  } catch (error) {
-    throw new ProtocolError("Cannot decode header as it must be msgpack", { cause: error });
-  }
-}
 
 const index = z
   .int()

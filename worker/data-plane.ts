@@ -20,7 +20,7 @@ import { alignedFrame, bytesOf, floatsOf } from "../shared/frames.ts";
 import type { RunKey } from "../shared/keys.ts";
 import { Outbox } from "../shared/outbox.ts";
 import type { DataAddress, Peer } from "../shared/protocol.ts";
-import { decodeHeader, encodeHeader } from "../shared/protocol.ts";
+import { decodeHeader, encodeHeader } from "../shared/header.ts";
 import { pull, push, receiveAll } from "../shared/sockets.ts";
 import type { Partial } from "../shared/tree-sum.ts";
 import type { AttachedMessage, DataMessage, StateMessage } from "./data-messages.ts";

@@ -5,7 +5,8 @@
  */
 import { parentPort, workerData } from "node:worker_threads";
 import { Outbox } from "../shared/outbox.ts";
-import { encodeHeader, HEARTBEAT_MS, MAX_HEADER_BYTES, pulseIdOf } from "../shared/protocol.ts";
+import { encodeHeader, MAX_HEADER_BYTES } from "../shared/header.ts";
+import { HEARTBEAT_MS, pulseIdOf } from "../shared/heartbeat.ts";
 import type { WorkerMessage } from "../shared/protocol.ts";
 import { encodeSequence, UNNUMBERED } from "../shared/sequence.ts";
 import { dealer } from "../shared/sockets.ts";

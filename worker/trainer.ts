@@ -20,7 +20,8 @@ import type {
   StepReport,
   WorkerBulkMessage,
 } from "../shared/protocol.ts";
-import { comparePositions, decodeHeader, parseCoordinatorBulkMessage } from "../shared/protocol.ts";
+import { decodeHeader } from "../shared/header.ts";
+import { comparePositions, parseCoordinatorBulkMessage } from "../shared/protocol.ts";
 import { rankSamples } from "../shared/sharding.ts";
 import { BatchQueue } from "./batch-queue.ts";
 import type { DataPlane } from "./data-plane.ts";

@@ -20,13 +20,9 @@ import { explainToClient, watchHandshakes } from "../shared/handshakes.ts";
 import type { RunKey } from "../shared/keys.ts";
 import { Outbox } from "../shared/outbox.ts";
 import type { WorkerBulkMessage, WorkerId, WorkerMessage } from "../shared/protocol.ts";
-import {
-  decodeHeader,
-  encodeHeader,
-  HEARTBEAT_MS,
-  MAX_HEADER_BYTES,
-  parseCoordinatorMessage,
-} from "../shared/protocol.ts";
+import { decodeHeader, encodeHeader, MAX_HEADER_BYTES } from "../shared/header.ts";
+import { HEARTBEAT_MS } from "../shared/heartbeat.ts";
+import { parseCoordinatorMessage } from "../shared/protocol.ts";
 import { Refusals } from "../shared/refusals.ts";
 import { decodeSequence, encodeSequence } from "../shared/sequence.ts";
 import { RUNTIME_DESCRIPTION } from "../shared/runtime.ts";

@@ -9,6 +9,7 @@
  * @module
  */
 import type { FileHandle } from "node:fs/promises";
+import { proxiedFetch } from "./proxied-fetch.ts";
 
 /** A mirror did not give the file. Any other error of a download is one of this machine. */
 export class MirrorFailure extends Error {
@@ -88,7 +89,7 @@ export async function fetchRest(options: FetchRestOptions): Promise<{ resumed: b
     // Without this a server may pack the archive once more, and positions would no longer be those of the file.
     const headers: Record<string, string> = { "accept-encoding": "identity" };
     if (offset > 0) headers["range"] = `bytes=${offset}-`;
-    return network(fetch(url, { headers, signal: controller.signal }));
+    return network(proxiedFetch(url, { headers, signal: controller.signal }));
   };
 
   try {

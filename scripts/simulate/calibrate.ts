@@ -9,7 +9,7 @@ import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { bytesOf } from "../../shared/frames.ts";
 import { Outbox } from "../../shared/outbox.ts";
-import { decodeHeader, encodeHeader } from "../../shared/protocol.ts";
+import { decodeHeader, encodeHeader } from "../../shared/header.ts";
 import { pull, push, receiveAll } from "../../shared/sockets.ts";
 import { SEGMENT_FLOATS } from "../../worker/collective.ts";
 import type { DataMessage } from "../../worker/data-messages.ts";

@@ -7,7 +7,7 @@
  */
 import { bytesOf, floatsOf } from "../../shared/frames.ts";
 import { Outbox } from "../../shared/outbox.ts";
-import { decodeHeader, encodeHeader } from "../../shared/protocol.ts";
+import { decodeHeader, encodeHeader } from "../../shared/header.ts";
 import { pull, push, receiveAll } from "../../shared/sockets.ts";
 import { SEGMENT_FLOATS } from "../../worker/collective.ts";
 import { parsePeerMessage } from "../../worker/data-messages.ts";

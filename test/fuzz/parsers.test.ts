@@ -1,7 +1,8 @@
 import { gzipSync } from "node:zlib";
 import t from "tap";
 import { parseIdx } from "../../coordinator/dataset/idx.ts";
-import { decodeHeader, encodeHeader, parseControlMessage } from "../../shared/protocol.ts";
+import { decodeHeader, encodeHeader } from "../../shared/header.ts";
+import { parseControlMessage } from "../../shared/protocol.ts";
 import { DatasetError, ProtocolError } from "../../shared/errors.ts";
 import { parsePeerMessage } from "../../worker/data-messages.ts";
 import { ALL_MESSAGES, DATA } from "./messages.ts";

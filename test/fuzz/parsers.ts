@@ -10,9 +10,8 @@ import { encodeIdx, parseIdx } from "../../coordinator/dataset/idx.ts";
 import { MANIFEST_FILE, parseManifest } from "../../shared/checkpoint.ts";
 import { parseRunConfig } from "../../shared/config.ts";
 import { CheckpointError, DatasetError, ProtocolError, UsageError } from "../../shared/errors.ts";
+import { decodeHeader, encodeHeader } from "../../shared/header.ts";
 import {
-  decodeHeader,
-  encodeHeader,
   parseAdminAnswer,
   parseControlMessage,
   parseCoordinatorBulkMessage,

@@ -3,7 +3,7 @@ import { join } from "node:path";
 import type { Test } from "tap";
 import t from "tap";
 import { Dealer, Push } from "zeromq";
-import { encodeHeader } from "../../shared/protocol.ts";
+import { encodeHeader } from "../../shared/header.ts";
 import { encodeSequence } from "../../shared/sequence.ts";
 import type { Running } from "../integration/processes.ts";
 import { bits, inspect, listeningPorts, run, start, TRAINING_FLAGS } from "../integration/processes.ts";

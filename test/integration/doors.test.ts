@@ -8,7 +8,7 @@ import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import { generateKey, readKeyFile } from "../../shared/keys.ts";
 import type { RunStatus } from "../../shared/protocol.ts";
-import { encodeHeader } from "../../shared/protocol.ts";
+import { encodeHeader } from "../../shared/header.ts";
 import { dealer, push, router } from "../../shared/sockets.ts";
 import { bits, inspect, listeningPorts, TRAINING_FLAGS, processesWith, run, start } from "./processes.ts";
 

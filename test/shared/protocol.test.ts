@@ -6,10 +6,8 @@ import { ProtocolError } from "../../shared/errors.ts";
 import { brokenLimit, MAX_DEPTH } from "../../shared/msgpack-limits.ts";
 import { floatsOf } from "../../shared/frames.ts";
 import type { CoordinatorMessage, WorkerMessage } from "../../shared/protocol.ts";
+import { decodeHeader, encodeHeader, MAX_HEADER_BYTES } from "../../shared/header.ts";
 import {
-  decodeHeader,
-  encodeHeader,
-  MAX_HEADER_BYTES,
   parseCoordinatorBulkMessage,
   parseCoordinatorMessage,
   parseWorkerBulkMessage,

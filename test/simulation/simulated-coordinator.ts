@@ -9,7 +9,7 @@ import type { Effect, Input, MembershipConfig, MembershipState } from "../../coo
 import { advance } from "../../coordinator/membership.ts";
 import { initialState } from "../../coordinator/membership/state.ts";
 import type { CoordinatorMessage, WorkerMessage } from "../../shared/protocol.ts";
-import { HEARTBEAT_MS } from "../../shared/protocol.ts";
+import { HEARTBEAT_MS } from "../../shared/heartbeat.ts";
 import { Sequences } from "../../shared/sequence.ts";
 import { rankSamples } from "../../shared/sharding.ts";
 import { WakingClock } from "../../shared/waking-clock.ts";

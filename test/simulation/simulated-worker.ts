@@ -7,7 +7,7 @@
  */
 import { phasesOfStep } from "../../shared/phases.ts";
 import type { CoordinatorMessage, PrepareMessage, StartMessage, StepReport } from "../../shared/protocol.ts";
-import { HEARTBEAT_MS } from "../../shared/protocol.ts";
+import { HEARTBEAT_MS } from "../../shared/heartbeat.ts";
 import { UNNUMBERED } from "../../shared/sequence.ts";
 import { rankSamples, rankShards } from "../../shared/sharding.ts";
 import { addInJavaScript } from "../../shared/tree-sum.ts";

@@ -1,7 +1,7 @@
 import t from "tap";
 import { rankShards } from "../../shared/sharding.ts";
 import { push } from "../../shared/sockets.ts";
-import { encodeHeader } from "../../shared/protocol.ts";
+import { encodeHeader } from "../../shared/header.ts";
 import { roundToBf16 } from "../../shared/bf16.ts";
 import type { Add } from "../../shared/tree-sum.ts";
 import { addInJavaScript, TreeSum } from "../../shared/tree-sum.ts";
