@@ -200,7 +200,7 @@ const killTwo: Fault = async (context) => {
   const firedMs = performance.now();
   process.kill(first.pid, "SIGKILL");
   // The second cannot take part in the recovery from the loss of the first, which so lasts until it is killed.
-  if (cluster.network !== null) await sleep(options.failureTimeoutMs / 2);
+  if (cluster.network !== null) await sleep(options.failureTimeoutMs / 8);
   await stop(second.pid);
   const gone = await lost(context, first, from);
   const numGenerations = view.generations.length;
