@@ -37,7 +37,9 @@ function commitReported(state: MembershipState, nowMs: number): Transition {
     effects.push(commitOf(globalStep, ofStep));
   }
   if (effects.length === 0) return { state: next, effects };
-  const stepMs = (nowMs - state.progressMs) / effects.length;
+  const tookMs = (nowMs - state.progressMs) / effects.length;
+  // One step that hung says little about the next.
+  const stepMs = state.stepMs === 0 ? tookMs : Math.min(tookMs, 2 * state.stepMs);
   return { state: { ...next, progressMs: nowMs, stepMs }, effects };
 }
 

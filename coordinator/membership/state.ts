@@ -127,7 +127,7 @@ export interface MembershipState {
   readonly progressMs: number;
   /** When it was last said for what the run waits. */
   readonly explainedMs: number;
-  /** Time that the last step took. */
+  /** Time that steps take; 0 before the first. */
   readonly stepMs: number;
 }
 

@@ -436,6 +436,18 @@ t.test("advance() says for whom it waits", async (t) => {
     ["2", "4", "8", "16", "32", "62", "92"],
     "more seldom as time goes by, and for how long in all",
   );
+  let slow = training;
+  const heard = (ms: number): void => {
+    for (; ms > 0; ms -= 1000) slow = later(later(slow, 500, beat("a")), 500, beat("b"));
+  };
+  for (let i = 1; i <= 3; i++) {
+    heard(10_000);
+    slow = run([step("a", i), step("b", i)], slow);
+  }
+  heard(19_000);
+  t.same(logs(later(slow, 10).effects), [], "steps that take long are no news");
+  heard(2000);
+  t.match(logs(later(slow, 10).effects), [/No step for 2\d\.\d s since step 3/], "twice as long is");
   const beats = run([beat("a", "G", "rank 1"), beat("b", "G")], { ...training, nowMs: 2000 });
   t.match(logs(later(beats, 100).effects), [
     /No step for 2\.\d s since step 0: "a" at step 4 G, waiting for rank 1.*"b" at step 4 G/,
