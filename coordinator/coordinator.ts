@@ -76,6 +76,8 @@ export interface CoordinatorOptions {
   readonly onListening: (endpoint: string, onExit: (workerId: WorkerId, how: string) => void) => void;
   /** Starts one more local worker, or one that has ended again. */
   readonly onLaunch: (workerId: WorkerId, delayMs: number) => void;
+  /** Ends a local worker that does not answer. */
+  readonly onKill: (workerId: WorkerId) => void;
 }
 
 export interface Outcome {
@@ -300,6 +302,8 @@ export class Coordinator {
         return this.#startStream();
       case "launch":
         return this.#options.onLaunch(effect.workerId, effect.delayMs);
+      case "kill":
+        return this.#options.onKill(effect.workerId);
       case "commit":
         return this.#commit(effect);
       case "trained":

@@ -41,6 +41,8 @@ export interface LaunchOptions {
 export interface LocalWorkers {
   /** Starts one more worker, or one that has ended again. */
   launch(workerId: WorkerId, delayMs: number): void;
+  /** Ends a worker at once. */
+  kill(workerId: WorkerId): void;
   /** Resolves once all have ended; those that have not after graceMs are killed. */
   stop(graceMs: number): Promise<void>;
   killNow(): void;
@@ -53,7 +55,7 @@ export function localWorkerIds(count: number): readonly WorkerId[] {
 
 export function launchWorkers(options: LaunchOptions): LocalWorkers {
   const { workers, planOf, endpoint, keyFile, insecure, onLine, onExit } = options;
-  const running = new Map<ChildProcess, Promise<void>>();
+  const running = new Map<ChildProcess, { readonly workerId: WorkerId; readonly ended: Promise<void> }>();
   const restarts = new Set<NodeJS.Timeout>();
   let isStopping = false;
 
@@ -86,7 +88,7 @@ export function launchWorkers(options: LaunchOptions): LocalWorkers {
       );
       child.once("close", () => resolve());
     });
-    running.set(child, ended);
+    running.set(child, { workerId, ended });
     void ended.then(() => running.delete(child));
   };
   const killNow = (): void => {
@@ -105,6 +107,9 @@ export function launchWorkers(options: LaunchOptions): LocalWorkers {
       }, delayMs);
       restarts.add(timer);
     },
+    kill(workerId) {
+      for (const [child, { workerId: id }] of running) if (id === workerId) child.kill("SIGKILL");
+    },
     async stop(graceMs) {
       isStopping = true;
       // Members have been told to go. Those that never joined learn it from their pipe.
@@ -112,7 +117,7 @@ export function launchWorkers(options: LaunchOptions): LocalWorkers {
         for (const child of running.keys()) child.stdin?.end();
       }, graceMs / 3);
       const kill = setTimeout(killNow, graceMs);
-      await Promise.all(running.values());
+      await Promise.all([...running.values()].map(({ ended }) => ended));
       clearTimeout(closePipes);
       clearTimeout(kill);
     },

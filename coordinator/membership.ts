@@ -18,7 +18,7 @@ import type { Input, Member, MembershipConfig, MembershipState, Transition } fro
 import { end, update } from "./membership/state.ts";
 import { diverged, stepReported } from "./membership/commits.ts";
 import { ready, regroup, restored, tryStart } from "./membership/generation.ts";
-import { exited, finish, lose, scale } from "./membership/departures.ts";
+import { exited, finish, giveUp, lose, scale } from "./membership/departures.ts";
 import { join, prepared } from "./membership/admission.ts";
 import { explained, lateOf, stragglerOf, stuckOf } from "./membership/waiting.ts";
 
@@ -164,7 +164,7 @@ function tick(state: MembershipState, nowMs: number, config: MembershipConfig): 
   const stuck = stuckOf(state, config.run.stragglerTimeoutMs);
   if (stuck.length > 0) {
     const why = `one computation of it takes longer than ${seconds(config.run.stragglerTimeoutMs)} (--straggler-timeout)`;
-    return lose(state, stuck, why, nowMs, config);
+    return giveUp(state, stuck, why, nowMs, config);
   }
   const late = lateOf(state, nowMs, config.run.stragglerTimeoutMs);
   if (late.length > 0) {

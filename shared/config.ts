@@ -100,7 +100,7 @@ const RunConfigSchema = z
       .min(4 * HEARTBEAT_MS)
       .max(3_600_000)
       .default(2000),
-    /** Waiting of others after which a worker counts as gone although it answers, in milliseconds; 0 for never. */
+    /** Waiting of others, or one computation, after which a worker counts as gone although it lives, in milliseconds; 0 for never. */
     stragglerTimeoutMs: z.int().min(0).max(86_400_000).default(30_000),
     /** Silence of the coordinator after which a worker saves its state and ends, in milliseconds. */
     orphanTimeoutMs: z.int().min(0).max(86_400_000).default(60_000),

@@ -54,6 +54,21 @@ export function lose(
   }
 }
 
+/** Goes on without members that will not come back by themselves; those that this machine started are killed, and started again. */
+export function giveUp(
+  state: MembershipState,
+  stuck: readonly Member[],
+  why: string,
+  nowMs: number,
+  config: MembershipConfig,
+): Transition {
+  const local = stuck.map(({ workerId }) => workerId).filter((id) => state.local.includes(id));
+  const lastWords = new Map([...state.lastWords, ...local.map((id) => [id, why] as const)]);
+  const { state: next, effects } = lose({ ...state, lastWords }, stuck, why, nowMs, config);
+  const kills = local.map((workerId): Effect => ({ type: "kill", workerId }));
+  return { state: next, effects: [...effects, ...kills] };
+}
+
 function lostText(state: MembershipState, { workerId, incarnation, pid, host }: Member): string {
   const rank = state.members.findIndex((m) => m.incarnation === incarnation);
   const which = rank < 0 ? "" : `rank ${rank}, `;
@@ -62,16 +77,20 @@ function lostText(state: MembershipState, { workerId, incarnation, pid, host }: 
 
 /** A worker process that this machine started has ended: goes on without it, and starts it again. */
 export function exited(
-  state: MembershipState,
+  before: MembershipState,
   workerId: WorkerId,
   how: string,
   nowMs: number,
   config: MembershipConfig,
 ): Transition {
-  const member = [...state.members, ...state.joining].find((m) => m.workerId === workerId);
+  const member = [...before.members, ...before.joining].find((m) => m.workerId === workerId);
   // It was let go.
-  if (config.localWorkers.length > 0 && !state.local.includes(workerId)) return { state, effects: [] };
-  const said = state.lastWords.get(workerId);
+  if (config.localWorkers.length > 0 && !before.local.includes(workerId))
+    return { state: before, effects: [] };
+  const said = before.lastWords.get(workerId);
+  const lastWords = new Map(before.lastWords);
+  lastWords.delete(workerId);
+  const state: MembershipState = { ...before, lastWords };
   const why = said === undefined ? how : `${how}: ${said}`;
   const text = `The process of worker "${workerId}" has ended: ${how}`;
   const without =

@@ -179,6 +179,8 @@ export type Effect =
     }
   /** Start a local worker again. */
   | { readonly type: "launch"; readonly workerId: WorkerId; readonly delayMs: number }
+  /** End the process of a local worker; then input "exited". */
+  | { readonly type: "kill"; readonly workerId: WorkerId }
   /** Every member has finished: save what is left, then input "saved". */
   | { readonly type: "trained"; readonly globalStep: number }
   /** The run is over; if not ok, the shell stops every worker. */

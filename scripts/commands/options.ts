@@ -88,7 +88,8 @@ export const RUN_OPTIONS = {
     group: CLUSTER,
     type: "number",
     defaultDescription: "30",
-    describe: "Waiting of others after which a worker counts as gone although it answers; 0: never [seconds]",
+    describe:
+      "Waiting of others, or one computation, after which a worker counts as gone although it lives; 0: never [seconds]",
   },
   "orphan-timeout": {
     group: CLUSTER,

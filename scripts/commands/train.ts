@@ -245,6 +245,7 @@ async function runToEnd({ bind, launch, insecure }: TrainOptions, prepared: Prep
       });
     },
     onLaunch: (workerId, delayMs) => workers?.launch(workerId, delayMs),
+    onKill: (workerId) => workers?.kill(workerId),
   });
   const onSignal = (signal: Signal): void => {
     if (signalled !== null) {

@@ -275,6 +275,26 @@ t.test("advance() keeps a member whose pulse says that it computes, but not for 
   ]);
   const never = { ...config, run: { ...config.run, stragglerTimeoutMs: 0 } };
   t.equal(later(long, 10, tick, never).state.members.length, 2);
+  t.same(
+    stuck.effects.filter(({ type }) => type === "kill"),
+    [],
+    "its process is of another machine",
+  );
+  const here = later(
+    run(
+      [busy("b", 30_001)],
+      run([join("a"), join("b"), ready("a"), ready("b")], undefined, withLocal),
+      withLocal,
+    ),
+    10,
+    tick,
+    withLocal,
+  );
+  t.match(here.effects.at(-1), { type: "kill", workerId: "b" });
+  const restarted = run([exited("b")], here, withLocal);
+  t.match(restarted.effects.at(-1), { type: "launch", workerId: "b" });
+  const ended = run([exited("b"), paused("a", 2, 3), exited("a"), exited("a")], restarted, withLocal);
+  t.match(ends(ended.effects), [{ ok: false, reason: /"a": killed by SIGKILL$/ }]);
   const stranger = run([busy("c", 1)], next);
   t.equal(stranger.state, next.state);
   t.same(stranger.effects, []);

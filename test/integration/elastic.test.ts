@@ -66,6 +66,29 @@ t.test("a computation that is longer than --failure-timeout is not the end of a 
   }
 });
 
+t.test(
+  "a worker that computes for longer than --straggler-timeout is killed and started again, but not for ever",
+  async (t) => {
+    const limits = ["--failure-timeout", "1", "--straggler-timeout", "1", "--max-restarts", "1"];
+    const batch = ["--workers", "1", "--global-batch-size", "16384", "--max-steps", "2"];
+    const { code, output } = await run([
+      ...["train", ...TRAINING_FLAGS, ...batch, ...limits, "--run-dir", join(t.testdir(), "run")],
+    ]);
+    t.equal(code, 1, output);
+    t.equal(
+      output.match(
+        /Lost worker "worker-0" .*: one computation of it takes longer than 1\.0 s \(--straggler-timeout\)/g,
+      )?.length,
+      2,
+    );
+    t.equal(output.match(/Worker "worker-0" joined/g)?.length, 2);
+    t.match(
+      output,
+      /\(--max-restarts 1\): "worker-0": killed by SIGKILL: one computation of it takes longer/,
+    );
+  },
+);
+
 t.test("workers by hand join, stop, come back and leave, and nothing changes", async (t) => {
   const runDir = join(t.testdir(), "run");
   const flags = ["--max-steps", "700", "--failure-timeout", "2", "--bind", "tcp://127.0.0.1:*"];

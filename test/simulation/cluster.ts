@@ -254,6 +254,14 @@ export class Cluster {
     }
   }
 
+  /** The coordinator ends a worker of its machine. */
+  killLocal(workerId: string): void {
+    const worker = this.#workers.get(workerId);
+    if (worker?.isLocal !== true) return;
+    this.world.kill(worker.process, false);
+    this.#gone(worker, "killed by SIGKILL");
+  }
+
   /** The run is over. */
   finished(coordinator: SimulatedCoordinator, ok: boolean, reason: string): void {
     this.note(`${coordinator.process.name} ends the run: ${reason}`);

@@ -176,6 +176,8 @@ export class SimulatedCoordinator {
         return world.after(effect.delayMs, () =>
           this.process.run(() => this.#cluster.launch(effect.workerId, this)),
         );
+      case "kill":
+        return this.#cluster.killLocal(effect.workerId);
       case "rewind":
         disk.metrics = disk.metrics.filter((step) => step <= effect.globalStep);
         return checks.wentTo(this.term, effect.globalStep);
