@@ -77,20 +77,16 @@ function lostText(state: MembershipState, { workerId, incarnation, pid, host }: 
 
 /** A worker process that this machine started has ended: goes on without it, and starts it again. */
 export function exited(
-  before: MembershipState,
+  state: MembershipState,
   workerId: WorkerId,
   how: string,
   nowMs: number,
   config: MembershipConfig,
 ): Transition {
-  const member = [...before.members, ...before.joining].find((m) => m.workerId === workerId);
+  const member = [...state.members, ...state.joining].find((m) => m.workerId === workerId);
   // It was let go.
-  if (config.localWorkers.length > 0 && !before.local.includes(workerId))
-    return { state: before, effects: [] };
-  const said = before.lastWords.get(workerId);
-  const lastWords = new Map(before.lastWords);
-  lastWords.delete(workerId);
-  const state: MembershipState = { ...before, lastWords };
+  if (config.localWorkers.length > 0 && !state.local.includes(workerId)) return { state, effects: [] };
+  const said = state.lastWords.get(workerId);
   const why = said === undefined ? how : `${how}: ${said}`;
   const text = `The process of worker "${workerId}" has ended: ${how}`;
   const without =
