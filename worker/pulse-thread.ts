@@ -1,5 +1,5 @@
 /**
- * The thread of pulse.ts. It connects only once it has something to say, which most workers never have.
+ * The thread of pulse.ts.
  *
  * @module
  */
@@ -16,10 +16,15 @@ import type { PulseData, PulseOrder } from "./pulse.ts";
 const { endpoint, key, turns } = workerData as PulseData;
 // This thread may be stopped as well, with all of its process.
 const clock = new WakingClock();
-let incarnation: string | null = null;
 let link: { readonly outbox: Outbox; close(): void } | null = null;
 let seen = -1;
 let seenMs = clock.now();
+let saidMs = -Infinity;
+
+/** How often it looks, in milliseconds. */
+const LOOK_MS = 50;
+/** A turn of the event loop that is late by so much is said, in milliseconds: in time for the shortest --failure-timeout. */
+const LATE_MS = 100;
 
 function connect(as: string): NonNullable<typeof link> {
   const socket = dealer(pulseIdOf(as), { maxFrameBytes: MAX_HEADER_BYTES, key });
@@ -36,18 +41,18 @@ const timer = setInterval(() => {
     seenMs = nowMs;
     return;
   }
-  if (incarnation === null) return;
-  link ??= connect(incarnation);
-  // Older words wait for the connection.
-  if (link.outbox.length > 0) return;
-  const message: WorkerMessage = { type: "busy", forMs: nowMs - seenMs };
+  const forMs = nowMs - seenMs;
+  // Older words may still wait for the connection.
+  if (link === null || link.outbox.length > 0) return;
+  if (forMs < HEARTBEAT_MS + LATE_MS || nowMs - saidMs < HEARTBEAT_MS) return;
+  saidMs = nowMs;
+  const message: WorkerMessage = { type: "busy", forMs };
   link.outbox.push([encodeHeader(message), encodeSequence(UNNUMBERED)]);
-}, HEARTBEAT_MS);
+}, LOOK_MS);
 
 parentPort?.on("message", (order: PulseOrder) => {
   link?.close();
-  link = null;
-  incarnation = order.type === "speakFor" ? order.incarnation : null;
+  link = order.type === "end" || order.incarnation === null ? null : connect(order.incarnation);
   if (order.type === "speakFor") return;
   clearInterval(timer);
   // Nothing is left to do, so the thread ends. (A port of Deno has no close().)

@@ -167,11 +167,11 @@ for (const isKeyed of [true, false]) {
       );
       await coordinator.until(/^step [1-9]/m);
       const before = await statusOf(runDir, keyFlags);
-      t.equal(tap.recordings.length, 2, "a connection of each worker");
+      t.ok(tap.recordings.length >= 4, "a connection of each worker, and one of its pulse");
       const recordings = tap.recordings.map((chunks) => [...chunks]);
       t.ok(
-        recordings.every((chunks) => chunks.length > 2),
-        "of several pieces: greeting, handshake, messages",
+        recordings.filter((chunks) => chunks.length > 5).length >= 2,
+        "of many pieces: greeting, handshake, messages",
       );
       const NUM_REPLAYS = 5;
       for (let i = 0; i < NUM_REPLAYS; i++) {
@@ -182,7 +182,7 @@ for (const isKeyed of [true, false]) {
       t.ok(after.globalStep > before.globalStep, "training goes on");
       if (isKeyed) {
         const numRefused = after.refused.connections - before.refused.connections;
-        t.ok(numRefused >= 2 * NUM_REPLAYS, `${numRefused} connections refused`);
+        t.ok(numRefused >= recordings.length * NUM_REPLAYS, `${numRefused} connections refused`);
       }
       t.equal((await run(["stop", runDir, ...keyFlags])).code, 0);
       t.equal((await coordinator.finished).code, 0, coordinator.output);

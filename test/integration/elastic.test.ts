@@ -51,9 +51,10 @@ t.test("all workers are killed at once: the run goes back to its newest checkpoi
 
 t.test("a computation that is longer than --failure-timeout is not the end of a worker", async (t) => {
   const runDir = join(t.testdir(), "run");
-  const flags = ["--max-steps", "2", "--failure-timeout", "1", "--run-dir", runDir];
-  const batch = ["--seed", "3", "--workers", "2", "--runtime", "mixed", "--global-batch-size", "12288"];
-  const training = start(["train", ...TRAINING_FLAGS, ...batch, ...flags]);
+  // The slowest engine: a phase takes several seconds, on a machine that is busy or not.
+  const batch = ["--engine", "cpu", "--workers", "2", "--runtime", "mixed", "--global-batch-size", "512"];
+  const limits = ["--failure-timeout", "2", "--straggler-timeout", "600", "--max-steps", "1"];
+  const training = start(["train", ...TRAINING_FLAGS, ...batch, ...limits, "--run-dir", runDir]);
   await training.until(/No step for .* computing for \d/);
   t.match((await run(["status", runDir])).output, /"worker-\d" .*, computing for \d/);
   const { code, output } = await training.finished;
@@ -61,7 +62,7 @@ t.test("a computation that is longer than --failure-timeout is not the end of a 
   t.notMatch(output, /Lost worker|is silent for/);
   for (const { workers } of metricsOf(runDir)) {
     for (const timing of Object.values(workers) as { readonly computeMs: number }[]) {
-      t.ok(timing.computeMs > 1000, `it computed for ${timing.computeMs} ms`);
+      t.ok(timing.computeMs > 2000, `it computed for ${timing.computeMs} ms`);
     }
   }
 });
@@ -69,7 +70,7 @@ t.test("a computation that is longer than --failure-timeout is not the end of a 
 t.test(
   "a worker that computes for longer than --straggler-timeout is killed and started again, but not for ever",
   async (t) => {
-    const limits = ["--failure-timeout", "1", "--straggler-timeout", "1", "--max-restarts", "1"];
+    const limits = ["--failure-timeout", "10", "--straggler-timeout", "1", "--max-restarts", "1"];
     const batch = ["--workers", "1", "--global-batch-size", "16384", "--max-steps", "2"];
     const { code, output } = await run([
       ...["train", ...TRAINING_FLAGS, ...batch, ...limits, "--run-dir", join(t.testdir(), "run")],
