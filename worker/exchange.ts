@@ -84,6 +84,8 @@ export class Exchange<Payload> {
   /** Of generations that this worker does not know yet. */
   #ahead: Received<Payload>[] = [];
   #aheadBytes = 0;
+  /** The one term of all that is kept ahead, if that is known. */
+  #aheadTerm: string | null = null;
 
   /**
    * @param sourceOf Where the values of a message are. Called once the group of its generation is connected.
@@ -113,6 +115,7 @@ export class Exchange<Payload> {
     const ahead = this.#ahead;
     this.#ahead = [];
     this.#aheadBytes = 0;
+    this.#aheadTerm = null;
     for (const { message, payload } of ahead) {
       // A peer may have begun this generation, or even the next, before this worker.
       if (message.term !== group.term || message.generation < group.generation) continue;
@@ -219,12 +222,15 @@ export class Exchange<Payload> {
     const numBytes = this.#sizeOf(payload);
     const isFull = (): boolean =>
       this.#ahead.length >= MAX_KEPT_MESSAGES || this.#aheadBytes + numBytes > MAX_AHEAD_BYTES;
-    if (isFull()) {
+    // Not again for every message of a flood, where it would find nothing.
+    if (isFull() && this.#aheadTerm !== message.term) {
       // Those of a coordinator that is gone are of no use to anybody.
+      this.#aheadTerm = message.term;
       this.#ahead = this.#ahead.filter(({ message: { term } }) => term === message.term);
       this.#aheadBytes = this.#ahead.reduce((sum, kept) => sum + this.#sizeOf(kept.payload), 0);
-      if (isFull()) throw new RangeError("Cannot keep more messages of later generations");
     }
+    if (isFull()) throw new RangeError("Cannot keep more messages of later generations");
+    if (this.#aheadTerm !== message.term) this.#aheadTerm = null;
     this.#ahead.push({ message, payload });
     this.#aheadBytes += numBytes;
   }
