@@ -56,17 +56,20 @@ export class Doorkeeper {
    * @param use Throws {ProtocolError} if the message is malformed. Whatever else it throws is thrown on.
    */
   guard(from: string, isStranger: boolean, use: () => void): void {
-    const name = printable(from, MAX_NAME_LENGTH);
     if (isStranger && !this.#gate.admits(from, performance.now())) {
       this.#numUnread += 1;
-      return this.#messages.note(`Refused a message from ${name}: it sends too much and has not joined`);
+      return this.#refusedMessage(from, "it sends too much and has not joined");
     }
     try {
       use();
     } catch (error) {
       if (!(error instanceof ProtocolError)) throw error;
       if (isStranger) this.#gate.noteMalformed(from);
-      this.#messages.note(`Refused a message from ${name}: ${describeError(error)}`);
+      this.#refusedMessage(from, describeError(error));
     }
+  }
+
+  #refusedMessage(from: string, why: string): void {
+    this.#messages.note(`Refused a message from ${printable(from, MAX_NAME_LENGTH)}: ${why}`);
   }
 }
