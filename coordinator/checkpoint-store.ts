@@ -6,7 +6,7 @@
  *
  * @module
  */
-import { mkdir, open, readdir, readFile, rename, rm, statfs } from "node:fs/promises";
+import { mkdir, open, readdir, readFile, rename, rm, stat, statfs } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import type { Manifest, TrainingState } from "../shared/checkpoint.ts";
 import {
@@ -193,11 +193,15 @@ export interface LoadedCheckpoint {
   readonly files: ReadonlyMap<string, Uint8Array>;
 }
 
+/** Errors of this process or its rights, which say nothing about what the disk holds. */
+const NOT_DAMAGE: readonly unknown[] = ["EACCES", "EPERM", "EMFILE", "ENFILE", "ENOMEM"];
+
 /**
  * Reads and checks one checkpoint.
  *
  * @param names Files to read; every one is checked against the manifest.
- * @throws {CheckpointError} If anything is missing or damaged; names folder and file.
+ * @throws {CheckpointError} If there is none, or anything of it is missing or damaged; names folder and file.
+ * @throws {Error} The system's, if it may not be read.
  */
 export async function loadCheckpoint(
   path: string,
@@ -213,16 +217,30 @@ export async function loadCheckpoint(
     }
     return { manifest, path, files };
   } catch (error) {
-    const incompatible = error instanceof CheckpointError && error.incompatible;
-    const what = incompatible ? "cannot be used" : "is damaged";
-    throw new CheckpointError(`Checkpoint ${path} ${what}: ${describeError(error)}`, { incompatible });
+    if (NOT_DAMAGE.includes((error as NodeJS.ErrnoException).code)) throw error;
+    if (!(await isFolder(path))) {
+      throw new CheckpointError(`Cannot find a checkpoint in ${path}: there is no such folder`, {
+        reason: "none",
+      });
+    }
+    const reason = error instanceof CheckpointError ? error.reason : "damaged";
+    const what = reason === "incompatible" ? "cannot be used" : "is damaged";
+    throw new CheckpointError(`Checkpoint ${path} ${what}: ${describeError(error)}`, { reason });
   }
+}
+
+async function isFolder(path: string): Promise<boolean> {
+  return await stat(path).then(
+    (found) => found.isDirectory(),
+    () => false,
+  );
 }
 
 /**
  * Loads the newest whole checkpoint; names every damaged one that is passed over.
  *
- * @throws {CheckpointError} If there is none.
+ * @throws {CheckpointError} If there is none, or none that is whole.
+ * @throws {Error} The system's, if one may not be read: an older one would silently take its place.
  */
 export async function loadNewest(
   directory: string,
@@ -234,14 +252,15 @@ export async function loadNewest(
     try {
       return await loadCheckpoint(path, names);
     } catch (error) {
-      if (error instanceof CheckpointError && error.incompatible) throw error;
+      if (!(error instanceof CheckpointError) || error.reason === "incompatible") throw error;
       onDamaged(describeError(error));
     }
   }
+  if (stored.length === 0) {
+    throw new CheckpointError(`Cannot find a checkpoint in ${directory}`, { reason: "none" });
+  }
   throw new CheckpointError(
-    stored.length === 0
-      ? `Cannot find a checkpoint in ${directory}`
-      : `Cannot find a whole checkpoint in ${directory}: all ${stored.length} are damaged`,
+    `Cannot find a whole checkpoint in ${directory}: all ${stored.length} are damaged`,
   );
 }
 

@@ -9,6 +9,7 @@ export type { TrainOptions } from "./commands/train.ts";
 export { parseRunConfig } from "../shared/config.ts";
 export type { RunConfig, TrainingConfig } from "../shared/config.ts";
 export { CheckpointError, DatasetError, UsageError } from "../shared/errors.ts";
+export type { CheckpointFault } from "../shared/errors.ts";
 export { MODELS } from "../shared/nn/models.ts";
 export type { Model, ModelName } from "../shared/nn/models.ts";
 export { OBJECTIVES } from "../shared/nn/objectives.ts";

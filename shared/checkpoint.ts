@@ -151,7 +151,7 @@ export function parseManifest(text: string): Manifest {
   if (version !== FORMAT_VERSION) {
     throw new CheckpointError(
       `Cannot read checkpoint as format version must be ${FORMAT_VERSION}: got ${JSON.stringify(version)}`,
-      { incompatible: true },
+      { reason: "incompatible" },
     );
   }
   const result = checked(ManifestSchema, json);
@@ -189,7 +189,7 @@ export function checkNetworks(manifest: Manifest, model: Model): void {
     if (found !== expected) {
       throw new CheckpointError(
         `Cannot use checkpoint as its ${name} must be\n    ${expected}\n  but is\n    ${found}`,
-        { incompatible: true },
+        { reason: "incompatible" },
       );
     }
   }

@@ -15,14 +15,19 @@ export class ProtocolError extends TypeError {
   override name = "ProtocolError";
 }
 
-/** A checkpoint is damaged or missing, or (incompatible) whole but of another format, network or configuration. */
+/** Why a checkpoint cannot be used: there is none, it is not whole, or it is whole but of another format, network or configuration. */
+export type CheckpointFault = "none" | "damaged" | "incompatible";
+
 export class CheckpointError extends Error {
   override name = "CheckpointError";
-  readonly incompatible: boolean;
+  readonly reason: CheckpointFault;
 
-  constructor(message: string, options: { readonly cause?: unknown; readonly incompatible?: boolean } = {}) {
+  constructor(
+    message: string,
+    options: { readonly cause?: unknown; readonly reason?: CheckpointFault } = {},
+  ) {
     super(message, options.cause === undefined ? {} : { cause: options.cause });
-    this.incompatible = options.incompatible ?? false;
+    this.reason = options.reason ?? "damaged";
   }
 }
 

@@ -166,13 +166,7 @@ async function resumeFrom(
       reporter.log("warn", `${reason}. Trying the one before it`),
     );
   } catch (error) {
-    if (
-      !(error instanceof CheckpointError) ||
-      error.incompatible ||
-      !error.message.startsWith("Cannot find a checkpoint")
-    ) {
-      throw error;
-    }
+    if (!(error instanceof CheckpointError) || error.reason !== "none") throw error;
     reporter.log("warn", `${error.message}: the run begins again at step 0`);
     return null;
   }

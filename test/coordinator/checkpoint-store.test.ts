@@ -1,4 +1,4 @@
-import { cp, mkdir, readdir, readFile, truncate, writeFile } from "node:fs/promises";
+import { chmod, cp, mkdir, readdir, readFile, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import t from "tap";
 import {
@@ -10,7 +10,6 @@ import {
   stateOf,
 } from "../../coordinator/checkpoint-store.ts";
 import { MANIFEST_FILE, sha256 } from "../../shared/checkpoint.ts";
-import { CheckpointError } from "../../shared/errors.ts";
 import { contents, model } from "./small-checkpoint.ts";
 
 t.test("saveCheckpoint() keeps the newest and leaves nothing temporary", async (t) => {
@@ -90,8 +89,20 @@ t.test("loadNewest() stops at another format instead of taking an older checkpoi
   await writeFile(path, JSON.stringify({ ...other, manifestSha256: sha256(JSON.stringify(other)) }));
   await t.rejects(
     loadNewest(directory, () => undefined),
-    { name: "CheckpointError", incompatible: true },
+    { name: "CheckpointError", reason: "incompatible" },
   );
+});
+
+t.test("loadNewest() does not pass over a checkpoint that this user may not read", async (t) => {
+  const directory = t.testdir();
+  for (const step of [1, 2]) await saveCheckpoint(directory, step, contents(step), 9);
+  await chmod(join(directory, "step-00000002", MANIFEST_FILE), 0);
+  // Root may read everything, so this process is for a moment somebody else.
+  const isRoot = process.getuid?.() === 0;
+  if (isRoot) process.seteuid?.(65534);
+  const newest = await loadNewest(directory, (reason) => t.fail(reason)).catch((error: unknown) => error);
+  if (isRoot) process.seteuid?.(0);
+  t.match(newest, { code: "EACCES" });
 });
 
 t.test("loadNewest() says when there is none, or none that is whole", async (t) => {
@@ -105,7 +116,18 @@ t.test("loadNewest() says when there is none, or none that is whole", async (t) 
     loadNewest(directory, () => undefined),
     /all 1 are damaged/,
   );
-  await t.rejects(loadCheckpoint(join(directory, "step-00000001")), CheckpointError);
+  await t.rejects(loadCheckpoint(join(directory, "step-00000001")), {
+    name: "CheckpointError",
+    reason: "damaged",
+    message: /step-00000001 is damaged.*manifest\.json/,
+  });
+  for (const path of [join(directory, "step-00000002"), join(directory, "no", "such")]) {
+    await t.rejects(loadCheckpoint(path), {
+      name: "CheckpointError",
+      reason: "none",
+      message: `Cannot find a checkpoint in ${path}: there is no such folder`,
+    });
+  }
 });
 
 t.test("removeTemporaries() removes what a killed coordinator left, and only that", async (t) => {

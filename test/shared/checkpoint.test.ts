@@ -97,11 +97,11 @@ t.test("another format version is incompatible, not damaged", async (t) => {
   t.equal(manifestSha256, hashOf(body));
   const other = { ...body, formatVersion: 2 };
   t.throws(() => parseManifest(JSON.stringify({ ...other, manifestSha256: hashOf(other) })), {
-    incompatible: true,
+    reason: "incompatible",
     message: /format version must be 1: got 2/,
   });
   for (const damaged of [{ ...other, manifestSha256 }, {}]) {
-    t.throws(() => parseManifest(JSON.stringify(damaged)), { incompatible: false, message: /SHA-256/ });
+    t.throws(() => parseManifest(JSON.stringify(damaged)), { reason: "damaged", message: /SHA-256/ });
   }
 });
 
@@ -126,7 +126,7 @@ t.test("checkNetworks() and decodeParameters() refuse another network, with the 
     generator: network("generator", 3, [dense(3, 6), leakyRelu(0.2), dense(6, 4)]),
   };
   t.throws(() => checkNetworks(parseManifest(manifestText), other), {
-    incompatible: true,
+    reason: "incompatible",
     message: /generator must be\n {4}dense\(3, 6\).*\n {2}but is\n {4}dense\(3, 5\)/,
   });
   const file = files.get("generator.safetensors") as Uint8Array;
