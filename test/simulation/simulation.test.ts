@@ -1,23 +1,9 @@
 import t from "tap";
 import { Cluster } from "./cluster.ts";
-import { FAULT_TYPES } from "./faults.ts";
 import { isFailure, scenarioOf, shrink, simulate } from "./scenario.ts";
+import { sweepSeeds } from "./sweep.ts";
 
-const RUNS = 1500;
-
-t.test("simulated clusters keep every invariant under faults, and end", async (t) => {
-  const fired = new Set<string>();
-  for (let seed = 1; seed <= RUNS; seed++) {
-    const outcome = simulate(scenarioOf(seed));
-    if (isFailure(outcome)) {
-      const { message, scenario } = shrink(outcome);
-      t.fail(`seed ${seed}: ${message}, faults ${JSON.stringify(scenario.faults)}`);
-      return;
-    }
-    for (const type of outcome.fired) fired.add(type);
-  }
-  t.same([...fired].sort(), [...FAULT_TYPES].sort(), "every kind of fault has hit");
-});
+t.test("simulated clusters keep every invariant under faults, and end", async (t) => sweepSeeds(t, 1, 500));
 
 t.test("a seed replays exactly", async (t) => {
   const seed = Array.from({ length: 100 }, (_, i) => i + 1).find((s) => scenarioOf(s).faults.length > 4) ?? 0;
