@@ -5,15 +5,16 @@
  *
  * @module
  */
-import { join } from "node:path";
+import { delimiter, join } from "node:path";
 import { defaultCacheDir } from "../../shared/cache-folder.ts";
 import type { DatasetChoice } from "../../shared/config.ts";
-import { DatasetError } from "../../shared/errors.ts";
+import { DatasetError, UsageError } from "../../shared/errors.ts";
 import { IMAGE_PIXELS } from "../../shared/image.ts";
-import { downloadDataFile, exists, parseMirror } from "./download-dataset.ts";
+import { downloadDataFile, parseMirror } from "./download-dataset.ts";
 import type { MirrorOptions } from "./download-dataset.ts";
-import { findTrainFiles, readBytes } from "./files.ts";
+import { exists, findTrainFiles, readBytes } from "./files.ts";
 import type { TrainPaths } from "./files.ts";
+import type { IdxArray } from "./idx.ts";
 import { PUBLISHED_DATASETS, readDataFile, sha256Hex, trainFiles } from "./sources.ts";
 import type { Advice, PublishedDataset } from "./sources.ts";
 import { syntheticDigits } from "./synthetic.ts";
@@ -28,8 +29,8 @@ export interface Dataset {
   readonly imagePixels: number;
   /** (numImages, 784) uint8, row-major, over a SharedArrayBuffer so that a thread pool reads it without a copy. */
   readonly pixels: Uint8Array<SharedArrayBuffer>;
-  /** (numImages,) uint8, 0..9. */
-  readonly labels: Uint8Array;
+  /** (numImages,) uint8 as the file has them, or null for data without: training uses none. Who uses them checks their range. */
+  readonly labels: Uint8Array | null;
   /** SHA-256 (hex) of pixels: a resumed run must see the same data. */
   readonly sha256: string;
   /** Where it came from, for the log. */
@@ -42,7 +43,10 @@ export interface LoadOptions extends MirrorOptions {
   readonly dataDir: string | null;
   /** Folder that holds one folder per data set; default defaultCacheDir(). */
   readonly cacheDir?: string;
-  /** Whether files in dataDir must have the published SHA-256; default true. Files in the cache always must. */
+  /**
+   * Whether files in dataDir must have the published SHA-256; default true. Files of the system and in the cache always
+   * must. Data that need not may be without labels.
+   */
   readonly verify?: boolean;
 }
 
@@ -67,11 +71,13 @@ export async function loadDataset(options: LoadOptions): Promise<Dataset> {
     case "mnist":
     case "fashion-mnist": {
       const dataset = PUBLISHED_DATASETS[options.dataset];
-      if (options.dataDir === null) return loadFromCache(dataset, options);
-      const search = await findTrainFiles(options.dataDir, dataset);
+      if (options.dataDir === null) {
+        return readPublished(dataset, await providePublished(dataset, options));
+      }
+      const search = await findTrainFiles(options.dataDir, dataset, verifies(options));
       if (search.type === "found") return readFromDataDir(dataset, search.paths, options);
       throw new DatasetError(
-        `Cannot load ${dataset.name} from ${options.dataDir} as it must hold ${trainFileNames(dataset)}, packed or not: ` +
+        `Cannot load ${dataset.name} from ${options.dataDir} as it must hold ${trainFileNames(dataset, options)}, packed or not: ` +
           `got ${search.text}; copy them there, or run ` +
           `\`npx lockstep download --dataset ${dataset.name} --data-dir ${options.dataDir}\``,
       );
@@ -81,27 +87,29 @@ export async function loadDataset(options: LoadOptions): Promise<Dataset> {
   }
 }
 
-/** MNIST from dataDir, from the cache or from a mirror; synthetic digits if it is nowhere. */
+/** MNIST from dataDir, from the system, from the cache or from a mirror; synthetic digits if it is nowhere. */
 async function loadAuto(options: LoadOptions): Promise<Dataset> {
   const dataset = PUBLISHED_DATASETS.mnist;
   if (options.dataDir !== null) {
-    const search = await findTrainFiles(options.dataDir, dataset);
+    const search = await findTrainFiles(options.dataDir, dataset, verifies(options));
     if (search.type === "found") return readFromDataDir(dataset, search.paths, options);
     options.onLog("warn", `--data-dir does not hold MNIST (${search.text}): looking in the cache`);
   }
+  let paths: TrainPaths;
   try {
     // The warning below has its own advice.
-    await fillCache(dataset, { ...options, advice: "" });
+    paths = await providePublished(dataset, { ...options, advice: "" });
   } catch (error) {
-    if (!(error instanceof DatasetError)) throw error;
+    // A user may have no folder for a cache.
+    if (!(error instanceof DatasetError || error instanceof UsageError)) throw error;
     options.onLog("warn", fallbackWarning(error));
     return drawSynthetic();
   }
-  // Outside of the try: a corrupt file in the cache is an error.
-  return loadFromCache(dataset, options);
+  // Outside of the try: a corrupt file is an error.
+  return readPublished(dataset, paths);
 }
 
-function fallbackWarning(error: DatasetError): string {
+function fallbackWarning(error: Error): string {
   return [
     "TRAINING ON SYNTHETIC DIGITS, NOT ON MNIST: losses and pictures cannot be compared with those of MNIST",
     "Why MNIST could not be had:",
@@ -113,22 +121,38 @@ function fallbackWarning(error: DatasetError): string {
   ].join("\n");
 }
 
-function trainFileNames(dataset: PublishedDataset): string {
+function verifies({ verify = true }: LoadOptions): boolean {
+  return verify;
+}
+
+function trainFileNames(dataset: PublishedDataset, options: LoadOptions): string {
   const { images, labels } = trainFiles(dataset);
-  return `${images.archiveName} and ${labels.archiveName}`;
+  return verifies(options) ? `${images.archiveName} and ${labels.archiveName}` : images.archiveName;
 }
 
-function cacheFolder(dataset: PublishedDataset, options: LoadOptions): string {
-  return join(options.cacheDir ?? defaultCacheDir(), dataset.name);
+/** Where packages of the system put data sets, as Debian's dataset-fashion-mnist does (XDG Base Directory Specification). */
+function systemFolders(dataset: PublishedDataset): readonly string[] {
+  const folders = process.env["XDG_DATA_DIRS"] || "/usr/local/share:/usr/share";
+  return folders.split(delimiter).map((folder) => join(folder, "datasets", dataset.name));
 }
 
-/** Downloads what the cache lacks of the training files; a file already there is not looked into. */
-async function fillCache(
+/**
+ * The training files of the system or in the cache, into which what it lacks is downloaded. A file already there is not
+ * looked into.
+ *
+ * @throws {DatasetError} If no mirror gives one.
+ * @throws {UsageError} If there is no folder for a cache.
+ */
+async function providePublished(
   dataset: PublishedDataset,
   options: LoadOptions & { readonly advice?: string },
 ): Promise<TrainPaths> {
-  const folder = cacheFolder(dataset, options);
-  const search = await findTrainFiles(folder, dataset);
+  for (const folder of systemFolders(dataset)) {
+    const search = await findTrainFiles(folder, dataset, true);
+    if (search.type === "found") return search.paths;
+  }
+  const folder = join(options.cacheDir ?? defaultCacheDir(), dataset.name);
+  const search = await findTrainFiles(folder, dataset, true);
   if (search.type === "found") return search.paths;
   const { images, labels } = trainFiles(dataset);
   const paths = { images: join(folder, images.archiveName), labels: join(folder, labels.archiveName) };
@@ -142,12 +166,9 @@ async function fillCache(
   return paths;
 }
 
-async function loadFromCache(dataset: PublishedDataset, options: LoadOptions): Promise<Dataset> {
-  const again = `run \`npx lockstep download --dataset ${dataset.name}\` to fetch it again`;
-  return readTrainFiles(dataset, await fillCache(dataset, options), true, {
-    malformed: again,
-    mismatch: again,
-  });
+function readPublished(dataset: PublishedDataset, paths: TrainPaths): Promise<Dataset> {
+  const again = `run \`npx lockstep download --dataset ${dataset.name}\` to fetch it again, or give --data-dir`;
+  return readTrainFiles(dataset, paths, true, { malformed: again, mismatch: again });
 }
 
 async function readFromDataDir(
@@ -156,7 +177,7 @@ async function readFromDataDir(
   options: LoadOptions,
 ): Promise<Dataset> {
   const replace = `replace it with the published file, or leave --data-dir out to use the download cache`;
-  return readTrainFiles(dataset, paths, options.verify ?? true, {
+  return readTrainFiles(dataset, paths, verifies(options), {
     malformed: replace,
     mismatch: `${replace}, or pass --no-verify-data for data of your own`,
   });
@@ -169,29 +190,17 @@ async function readTrainFiles(
   advice: Advice,
 ): Promise<Dataset> {
   const files = trainFiles(dataset);
-  const images = readDataFile(await readBytes(paths.images), files.images, {
-    path: paths.images,
-    verify,
-    advice,
-  });
-  const labels = readDataFile(await readBytes(paths.labels), files.labels, {
-    path: paths.labels,
-    verify,
-    advice,
-  });
+  const read = async (kind: "images" | "labels", path: string): Promise<IdxArray> =>
+    readDataFile(await readBytes(path), files[kind], { path, verify, advice });
+  const images = await read("images", paths.images);
+  const labels = paths.labels === null ? null : await read("labels", paths.labels);
   const numImages = images.shape[0];
-  if (labels.shape[0] !== numImages) {
+  if (labels !== null && labels.shape[0] !== numImages) {
     throw new DatasetError(
       `Cannot use ${paths.labels} as it must have one label for each of ${numImages} images: got ${labels.shape[0]}`,
     );
   }
-  const outside = labels.data.findIndex((label) => label > 9);
-  if (outside !== -1) {
-    throw new DatasetError(
-      `Cannot use ${paths.labels} as labels must be in 0..9: got ${labels.data[outside]} for image ${outside}`,
-    );
-  }
-  return shareDataset(dataset.name, images.data, labels.data, paths.images);
+  return shareDataset(dataset.name, images.data, labels?.data ?? null, paths.images);
 }
 
 function drawSynthetic(): Dataset {
@@ -207,18 +216,18 @@ function drawSynthetic(): Dataset {
 function shareDataset(
   name: Dataset["name"],
   pixels: Uint8Array,
-  labels: Uint8Array,
+  labels: Uint8Array | null,
   source: string,
 ): Dataset {
   const shared = new Uint8Array(new SharedArrayBuffer(pixels.length));
   shared.set(pixels);
   return {
     name,
-    numImages: labels.length,
+    numImages: pixels.length / IMAGE_PIXELS,
     imagePixels: IMAGE_PIXELS,
     pixels: shared,
     // A copy, as a view would keep the whole file in memory.
-    labels: Uint8Array.from(labels),
+    labels: labels === null ? null : Uint8Array.from(labels),
     sha256: sha256Hex(pixels),
     source,
   };

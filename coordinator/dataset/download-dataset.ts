@@ -3,12 +3,12 @@
  *
  * @module
  */
-import { rename, stat } from "node:fs/promises";
+import { rename } from "node:fs/promises";
 import { join } from "node:path";
 import { DatasetError } from "../../shared/errors.ts";
 import { downloadFile } from "./download.ts";
 import type { DownloadOptions } from "./download.ts";
-import { readBytes } from "./files.ts";
+import { exists, readBytes } from "./files.ts";
 import { PUBLISHED_DATASETS, readDataFile } from "./sources.ts";
 import type { DataFile, PublishedDataset, PublishedName } from "./sources.ts";
 
@@ -121,9 +121,4 @@ export function parseMirror(base: string): URL {
     throw new DatasetError(`Cannot download from a mirror as it must be an http or https URL: got ${base}`);
   }
   return url;
-}
-
-/** Whether anything has this path. */
-export async function exists(path: string): Promise<boolean> {
-  return (await stat(path).catch(() => null)) !== null;
 }

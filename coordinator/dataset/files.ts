@@ -12,10 +12,11 @@ import type { PublishedDataset } from "./sources.ts";
 
 export interface TrainPaths {
   readonly images: string;
-  readonly labels: string;
+  /** Null for data of the user's own that have none. */
+  readonly labels: string | null;
 }
 
-/** Both files, or one line per file that is in none of the folders. */
+/** The files, or what is missing in each folder. */
 export type Search =
   | { readonly type: "found"; readonly paths: TrainPaths }
   | { readonly type: "missing"; readonly text: string };
@@ -37,25 +38,39 @@ async function firstFile(directory: string, names: readonly string[]): Promise<s
 }
 
 /**
- * Looks in `directory` and in its subfolder named after the data set. Both files must lie in the same one:
- * MNIST and Fashion-MNIST name their files alike, and images of one with labels of the other would go unnoticed.
+ * Looks in `directory`, in its subfolder named after the data set, and where torchvision puts its files. All must lie in
+ * the same folder: MNIST and Fashion-MNIST name their files alike, and images of one with labels of the other would go
+ * unnoticed.
+ *
+ * @param needsLabels Whether images alone will not do.
  */
-export async function findTrainFiles(directory: string, dataset: PublishedDataset): Promise<Search> {
+export async function findTrainFiles(
+  directory: string,
+  dataset: PublishedDataset,
+  needsLabels: boolean,
+): Promise<Search> {
   const { images, labels } = trainFiles(dataset);
   const missing: string[] = [];
-  for (const folder of [directory, join(directory, dataset.name)]) {
+  for (const subfolder of ["", dataset.name, dataset.torchvisionFolder, "raw"]) {
+    const folder = join(directory, subfolder);
+    if (subfolder !== "" && !(await exists(folder))) continue;
     const imagesPath = await firstFile(folder, acceptedNames(images));
     const labelsPath = await firstFile(folder, acceptedNames(labels));
-    if (imagesPath !== null && labelsPath !== null) {
+    if (imagesPath !== null && (labelsPath !== null || !needsLabels)) {
       return { type: "found", paths: { images: imagesPath, labels: labelsPath } };
     }
     const absent = [
       ...(imagesPath === null ? [images.archiveName] : []),
-      ...(labelsPath === null ? [labels.archiveName] : []),
+      ...(labelsPath === null && needsLabels ? [labels.archiveName] : []),
     ];
     missing.push(`no ${absent.join(" and no ")} in ${folder}`);
   }
   return { type: "missing", text: missing.join("; ") };
+}
+
+/** Whether anything has this path. */
+export async function exists(path: string): Promise<boolean> {
+  return (await stat(path).catch(() => null)) !== null;
 }
 
 /** @throws {DatasetError} If the file cannot be read or is absurdly large. */

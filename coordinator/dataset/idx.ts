@@ -50,7 +50,7 @@ function hex(word: number): string {
 }
 
 /** Whether the bytes begin with the magic of gzip. */
-export function isGzip(bytes: Uint8Array): boolean {
+function isGzip(bytes: Uint8Array): boolean {
   return bytes.length >= 2 && bytes[0] === 0x1f && bytes[1] === 0x8b;
 }
 

@@ -1,5 +1,5 @@
 import { createHash } from "node:crypto";
-import { existsSync, readFileSync, readdirSync, writeFileSync, mkdirSync } from "node:fs";
+import { existsSync, readFileSync, readdirSync, rmSync, writeFileSync, mkdirSync } from "node:fs";
 import { join, resolve } from "node:path";
 import { gunzipSync, gzipSync } from "node:zlib";
 import t from "tap";
@@ -10,6 +10,7 @@ import type { DatasetChoice } from "../../../shared/config.ts";
 import type { Dataset, LoadOptions } from "../../../coordinator/dataset/dataset.ts";
 import { encodeIdx } from "../../../coordinator/dataset/idx.ts";
 import { DatasetError } from "../../../shared/errors.ts";
+import { FASHION_MNIST, skipWithoutFashionMnist } from "../../real-data.ts";
 import { REFUSING_URL, serveBytes, serveStatus, startMirror } from "./mirror-server.ts";
 import type { MirrorServer } from "./mirror-server.ts";
 
@@ -24,6 +25,9 @@ const sha256 = (bytes: Uint8Array): string => createHash("sha256").update(bytes)
 const ownPixels = Uint8Array.from({ length: 3 * 784 }, (_, i) => (i * 11) & 255);
 const ownImages = Buffer.from(encodeIdx([3, 28, 28], ownPixels));
 const ownLabels = Buffer.from(encodeIdx([3], Uint8Array.of(1, 2, 3)));
+
+// Packages of this machine may have real data.
+process.env["XDG_DATA_DIRS"] = "/nowhere";
 
 /** What a test compares: the runner would print all 47 million pixels of a data set. */
 const summary = ({ name, numImages }: Dataset): [string, number] => [name, numImages];
@@ -69,8 +73,8 @@ t.test("loadDataset() loads the real MNIST", withRealFiles, async (t) => {
   t.equal(dataset.source, join(realDir, `${IMAGES}.gz`));
   t.type(dataset.pixels.buffer, SharedArrayBuffer);
   t.equal(dataset.pixels.length, 60_000 * 784);
-  t.equal(dataset.labels.length, 60_000);
-  t.same([...dataset.labels.subarray(0, 10)], [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]);
+  t.equal(dataset.labels?.length, 60_000);
+  t.same(dataset.labels?.subarray(0, 10), Uint8Array.of(5, 0, 4, 1, 9, 2, 1, 3, 1, 4));
   t.equal(dataset.sha256, sha256(Uint8Array.from(dataset.pixels)));
   const unpacked = gunzipSync(readFileSync(join(realDir, `${IMAGES}.gz`)));
   t.equal(dataset.sha256, sha256(unpacked.subarray(16)));
@@ -89,11 +93,14 @@ t.test(
       cacheDir: join(directory, "cache"),
     });
     t.same(summary(await loadDataset(options)), ["mnist", 60_000]);
-    await t.rejects(loadDataset({ ...options, dataset: "fashion-mnist" }), /must hold/);
+    await t.rejects(loadDataset({ ...options, dataset: "fashion-mnist" }), /must hold.*no train-images/);
     mkdirSync(join(directory, "data", "fashion-mnist"));
     writeFileSync(join(directory, "data", "fashion-mnist", IMAGES), unpacked);
     writeFileSync(join(directory, "data", "fashion-mnist", LABELS), ownLabels);
-    await t.rejects(loadDataset({ ...options, dataset: "fashion-mnist" }), /got a file of mnist/);
+    await t.rejects(
+      loadDataset({ ...options, dataset: "fashion-mnist" }),
+      /must have SHA-256 c59f468a.*: got ba891046.*, a file of mnist;/,
+    );
   },
 );
 
@@ -143,7 +150,7 @@ t.test("loadDataset() refuses data of another hash, unless told not to verify", 
     const own = await loadDataset({ ...options, verify: false });
     t.equal(own.numImages, 3);
     t.ok(Buffer.from(own.pixels).equals(ownPixels));
-    t.same([...own.labels], [1, 2, 3]);
+    t.same(own.labels, Uint8Array.of(1, 2, 3));
   }
 });
 
@@ -152,18 +159,60 @@ t.test("loadDataset() still checks the form of data that it need not verify", as
   const { options } = offline(t, "mnist", dataDir, { verify: false, cacheDir: join(dataDir, "none") });
   writeFileSync(join(dataDir, LABELS), encodeIdx([2], Uint8Array.of(1, 2)));
   await t.rejects(loadDataset(options), /one label for each of 3 images: got 2/);
-  writeFileSync(join(dataDir, LABELS), encodeIdx([3], Uint8Array.of(1, 10, 2)));
-  await t.rejects(loadDataset(options), /labels must be in 0\.\.9: got 10 for image 1/);
   writeFileSync(join(dataDir, LABELS), ownImages);
   await t.rejects(loadDataset(options), /0x00000801: got 0x00000803/);
 });
 
+t.test("loadDataset() takes data of the user's own with any labels, or without", async (t) => {
+  const dataDir = t.testdir({ [IMAGES]: ownImages });
+  const withLabels = join(dataDir, LABELS);
+  for (const dataset of ["mnist", "fashion-mnist", "auto"] as const) {
+    const { options } = offline(t, dataset, dataDir, { verify: false, cacheDir: join(dataDir, "none") });
+    t.equal((await loadDataset(options)).labels, null);
+    await t.rejects(loadDataset({ ...options, dataset: "mnist", verify: true }), /no train-labels/);
+    writeFileSync(withLabels, encodeIdx([3], Uint8Array.of(1, 26, 255)));
+    t.same((await loadDataset(options)).labels, Uint8Array.of(1, 26, 255));
+    rmSync(withLabels);
+  }
+});
+
+t.test("loadDataset() refuses images of another size, also those of the user's own", async (t) => {
+  const dataDir = t.testdir({ [IMAGES]: Buffer.from(encodeIdx([2, 32, 32], new Uint8Array(2 * 32 * 32))) });
+  const { options } = offline(t, "mnist", dataDir, { verify: false, cacheDir: join(dataDir, "none") });
+  await t.rejects(loadDataset(options), /must have 28x28 pixels: got 32x32 pixels/);
+});
+
+t.test("loadDataset() finds files where torchvision puts them", async (t) => {
+  const raw = () => ({ raw: { [IMAGES]: ownImages, [LABELS]: ownLabels } });
+  const dataDir = t.testdir({ MNIST: raw(), FashionMNIST: raw() });
+  const more = { verify: false, cacheDir: join(dataDir, "none") };
+  for (const [dataset, folder] of [
+    ["mnist", "MNIST"],
+    ["fashion-mnist", "FashionMNIST"],
+  ] as const) {
+    for (const given of [dataDir, join(dataDir, folder), join(dataDir, folder, "raw")]) {
+      const { source } = await loadDataset(offline(t, dataset, given, more).options);
+      t.equal(source, join(dataDir, folder, "raw", IMAGES));
+    }
+  }
+});
+
 t.test(
-  "loadDataset() checks only the form of unpacked Fashion-MNIST, as no hash of it is published",
+  "loadDataset() takes real Fashion-MNIST in any packing, also from the system",
+  { skip: skipWithoutFashionMnist() },
   async (t) => {
-    const dataDir = t.testdir({ [IMAGES]: ownImages, [LABELS]: ownLabels });
-    const { options } = offline(t, "fashion-mnist", dataDir, { cacheDir: join(dataDir, "none") });
-    t.same(summary(await loadDataset(options)), ["fashion-mnist", 3]);
+    process.env["XDG_DATA_DIRS"] = "/nowhere:/usr/share";
+    t.teardown(() => (process.env["XDG_DATA_DIRS"] = "/nowhere"));
+    const { options } = offline(t, "fashion-mnist", null);
+    const dataset = await loadDataset(options);
+    t.same(summary(dataset), ["fashion-mnist", 60_000]);
+    t.equal(dataset.source, join(FASHION_MNIST, `${IMAGES}.gz`));
+    const given = t.testdir({
+      [IMAGES]: gunzipSync(readFileSync(join(FASHION_MNIST, `${IMAGES}.gz`))),
+      [`${LABELS}.gz`]: gzipSync(gunzipSync(readFileSync(join(FASHION_MNIST, `${LABELS}.gz`))), { level: 1 }),
+    });
+    t.equal((await loadDataset({ ...options, dataDir: given })).sha256, dataset.sha256);
+    await t.rejects(loadDataset({ ...options, dataset: "mnist", dataDir: given }), /a file of fashion-mnist/);
   },
 );
 
@@ -271,7 +320,7 @@ t.test("downloadDataset() refuses the files of another data set", withRealFiles,
   };
   await t.rejects(downloadDataset(options), {
     name: "DatasetError",
-    message: /the archive must have SHA-256 3aede38d/,
+    message: /its unpacked bytes must have SHA-256 c59f468a.*, a file of mnist/,
   });
   t.same(readdirSync(directory), []);
 });
