@@ -9,12 +9,12 @@ import type { ChildProcess } from "node:child_process";
 import { spawn } from "node:child_process";
 import { createInterface } from "node:readline";
 import type { WorkerId } from "../shared/protocol.ts";
-import type { Runtime } from "../shared/runtime.ts";
+import type { WorkerRuntime } from "./runtime-command.ts";
 import { lockstepCommand } from "./runtime-command.ts";
 
 /** How to start one worker. */
 export interface LocalWorker {
-  readonly runtime: Runtime;
+  readonly runtime: WorkerRuntime;
   /** Index of its GPU, or null for the engine's choice. */
   readonly device: number | null;
   /** Variables beside those of this process. */

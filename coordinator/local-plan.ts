@@ -3,10 +3,12 @@
  *
  * @module
  */
-import type { RunConfig } from "../shared/config.ts";
+import type { EngineName, RunConfig } from "../shared/config.ts";
 import { UsageError } from "../shared/errors.ts";
+import { RUNTIME } from "../shared/runtime.ts";
 import { engineEnvironment } from "../worker/engine/environment.ts";
 import type { LocalWorker } from "./launch.ts";
+import type { WorkerRuntime } from "./runtime-command.ts";
 
 /**
  * The GPUs of `--gpus`, as indices into those that the engine can use.
@@ -69,8 +71,18 @@ export function planLocalWorkers(
   gpus: readonly number[],
 ): readonly LocalWorker[] {
   return assignGpus(workers, gpus, workersPerGpu).map((device, i) => ({
-    runtime: runtime === "mixed" ? (["node", "deno"] as const)[i % 2] : runtime,
+    runtime: workerRuntime(runtime, engine, i),
     device,
     environment: engineEnvironment(engine, { device }),
   }));
+}
+
+/** What a worker runs on. For auto: bits of engine wasm, and of it alone, are the same on every version of Node. */
+export function workerRuntime(
+  runtime: RunConfig["runtime"],
+  engine: EngineName,
+  index: number,
+): WorkerRuntime {
+  if (runtime === "auto") return RUNTIME === "node" && engine === "wasm" ? "fastest-node" : RUNTIME;
+  return runtime === "mixed" ? (["node", "deno"] as const)[index % 2] : runtime;
 }

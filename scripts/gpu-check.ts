@@ -104,7 +104,7 @@ async function check({ batch, rounds, setup, dataDir, python, out }: Flags): Pro
     console.log(`GPU ${index}: ${name}, ${memoryMiB} MiB, driver ${driver}`);
   }
   if (setup && nvidia.length > 0) runHere([SETUP, "--cuda"]);
-  const statuses = await probeEngines(GPU_ENGINES, { batchSize: 64, shards: 1, speedMs: 0 });
+  const statuses = await probeEngines(GPU_ENGINES, { batchSize: 64, shards: 1, runtime: "auto", speedMs: 0 });
   for (const { engine, usable, description, reason, fix } of statuses) {
     console.log(usable ? `${engine}: ${description}` : `${engine} cannot be used: ${reason}. ${fix ?? ""}`);
   }

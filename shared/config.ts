@@ -19,7 +19,7 @@ export type EngineName = (typeof ENGINE_NAMES)[number];
 export const ENGINE_CHOICES = ["auto", ...ENGINE_NAMES] as const;
 
 /** What local workers run on; mixed: by turns, beginning with node. */
-export const RUNTIME_CHOICES = ["node", "deno", "mixed"] as const;
+export const RUNTIME_CHOICES = ["auto", "node", "deno", "mixed"] as const;
 
 export const GRADIENT_DTYPES = ["fp32", "bf16"] as const;
 
@@ -68,8 +68,8 @@ const RunConfigSchema = z
     maxWorkers: count(4096).nullable().default(null),
     /** How often a worker process on this machine that has ended is started again. */
     maxRestarts: z.int().min(0).max(1e6).default(3),
-    /** What worker processes on this machine run on. */
-    runtime: z.enum(RUNTIME_CHOICES).default("node"),
+    /** What worker processes on this machine run on; auto: the coordinator's runtime, for engine wasm the fastest Node. */
+    runtime: z.enum(RUNTIME_CHOICES).default("auto"),
     /** GPUs of local workers: "all" or indices with commas; null for all that the engine can use. */
     gpus: z
       .string()

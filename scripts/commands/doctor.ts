@@ -29,7 +29,7 @@ interface Diagnosis {
 }
 
 /** The speed test has the batch of a default run with one worker. */
-const PROBING = { batchSize: 64, shards: 4, speedMs: SPEED_TEST_MS };
+const PROBING = { batchSize: 64, shards: 4, runtime: "auto", speedMs: SPEED_TEST_MS } as const;
 /** cpu would take many seconds for a batch of the others. */
 const CPU_PROBING = { ...PROBING, batchSize: 4 };
 
@@ -75,11 +75,14 @@ function describe({ lockstep, machine, engines, auto, nvidiaGpus: gpus }: Diagno
 }
 
 function describeEngine(result: ProbeResult): readonly string[] {
-  const { engine, usable, description, reason, fix, gpus, software, imagesPerSecond } = result;
+  const { engine, usable, description, reason, fix, gpus, software, imagesPerSecond, runtime } = result;
   const name = `  ${engine.padEnd(10)}  `;
   const indent = " ".repeat(name.length);
   if (!usable) return [`${name}no: ${reason}`, ...(fix === null ? [] : [`${indent}${fix}`])];
   const speed = imagesPerSecond === null ? "" : `, ${Math.round(imagesPerSecond)} img/s`;
   const note = software ? "; a software adapter, which auto does not take" : "";
-  return [`${name}yes: ${description}${speed}${note}`, ...gpus.map((gpu, i) => `${indent}GPU ${i}: ${gpu}`)];
+  return [
+    `${name}yes: ${description}${runtime === null ? "" : ` on ${runtime}`}${speed}${note}`,
+    ...gpus.map((gpu, i) => `${indent}GPU ${i}: ${gpu}`),
+  ];
 }

@@ -6,9 +6,10 @@
  * @module
  */
 import { execFile } from "node:child_process";
-import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
-import type { EngineName } from "../../shared/config.ts";
+import { workerRuntime } from "../../coordinator/local-plan.ts";
+import { lockstepCommand } from "../../coordinator/runtime-command.ts";
+import type { EngineName, RunConfig } from "../../shared/config.ts";
 import { ENGINE_NAMES } from "../../shared/config.ts";
 import { UsageError } from "../../shared/errors.ts";
 import { unusable } from "../../worker/engine/engine-status.ts";
@@ -21,6 +22,8 @@ export interface Probing {
   readonly batchSize: number;
   /** Into how many shards they are cut. */
   readonly shards: number;
+  /** What the workers will run on. */
+  readonly runtime: RunConfig["runtime"];
   /** Length of the speed test in milliseconds, 0 for none. */
   readonly speedMs: number;
 }
@@ -39,16 +42,20 @@ export async function probeEngines(
 }
 
 async function probeEngine(engine: EngineName, probing: Probing): Promise<ProbeResult> {
-  const script = fileURLToPath(new URL("../lockstep.js", import.meta.url));
   const { batchSize, shards, speedMs } = probing;
   const numbers = ["--batch-size", batchSize, "--shards", shards, "--speed-ms", speedMs].map(String);
-  const command = [...process.execArgv, script, "probe", "--engine", engine, ...numbers];
+  // As the workers will be started.
+  const { command, args, variables } = lockstepCommand(workerRuntime(probing.runtime, engine, 0));
   try {
-    const { stdout } = await promisify(execFile)(process.execPath, command, {
-      env: { ...process.env, ...engineEnvironment(engine, { device: null }) },
-      timeout: PROBE_LIMIT_MS,
-      maxBuffer: 2 ** 24,
-    });
+    const { stdout } = await promisify(execFile)(
+      command,
+      [...args, "probe", "--engine", engine, ...numbers],
+      {
+        env: { ...process.env, ...variables, ...engineEnvironment(engine, { device: null }) },
+        timeout: PROBE_LIMIT_MS,
+        maxBuffer: 2 ** 24,
+      },
+    );
     const line = stdout.split("\n").find((text) => text.startsWith(RESULT_MARK));
     if (line === undefined) throw new Error("Its probe printed no result");
     // Written by the same program.
@@ -64,7 +71,7 @@ async function probeEngine(engine: EngineName, probing: Probing): Promise<ProbeR
     const reason = new Error(
       code === undefined ? String(error) : `its probe ${how}${said === "" ? "" : `: ${said.slice(0, 300)}`}`,
     );
-    return { ...unusable(engine, reason), imagesPerSecond: null };
+    return { ...unusable(engine, reason), imagesPerSecond: null, runtime: null };
   }
 }
 

@@ -23,7 +23,6 @@ import { describeError, UsageError } from "../../shared/errors.ts";
 import { DEFAULT_KEY_FILE, KEY_VARIABLE } from "../../shared/keys.ts";
 import { MODEL_NAMES } from "../../shared/nn/models.ts";
 import { OBJECTIVE_NAMES } from "../../shared/nn/objectives.ts";
-import { RUNTIME } from "../../shared/runtime.ts";
 import { fusesMultiplyAdd } from "../../worker/kernels/kernels.ts";
 
 const CLUSTER = "Cluster:";
@@ -45,8 +44,9 @@ export const RUN_OPTIONS = {
   runtime: {
     group: CLUSTER,
     choices: RUNTIME_CHOICES,
-    defaultDescription: "what the coordinator runs on",
-    describe: "What the workers run on; mixed: by turns",
+    defaultDescription: "auto",
+    describe:
+      "What the workers run on; auto: as the coordinator, but engine wasm on the faster Node where npm ci has fetched one; node: the coordinator's own; mixed: Node and Deno by turns",
   },
   gpus: {
     group: CLUSTER,
@@ -465,7 +465,6 @@ export function resolveConfig(given: Readonly<Record<string, unknown>>, stored: 
   }
   // More than four workers need more shards: the next power of two, whose tree has the fewest nodes per worker.
   if (wanted.shards === undefined && workers > 4) wanted.shards = 2 ** Math.ceil(Math.log2(workers));
-  wanted.runtime ??= RUNTIME;
   wanted.deterministicKernels ??= !fusesMultiplyAdd();
   if (failureTimeout !== undefined) wanted.failureTimeoutMs = Math.round(Number(failureTimeout) * 1000);
   if (stragglerTimeout !== undefined) wanted.stragglerTimeoutMs = Math.round(Number(stragglerTimeout) * 1000);

@@ -5,6 +5,7 @@
  * @module
  */
 import type { EngineName } from "../../shared/config.ts";
+import { RUNTIME_DESCRIPTION } from "../../shared/runtime.ts";
 import type { EngineStatus } from "../../worker/engine/engine-status.ts";
 import { engineStatus, imagesPerSecond, unusable } from "../../worker/engine/engine-status.ts";
 
@@ -23,6 +24,8 @@ export interface ProbeOptions {
 export interface ProbeResult extends EngineStatus {
   /** Of one worker, or null if that was not measured. */
   readonly imagesPerSecond: number | null;
+  /** What the probe ran on, as workers will; null if it did not answer. */
+  readonly runtime: string | null;
 }
 
 /** Begins the line of the result: libraries print, too. */
@@ -43,8 +46,8 @@ async function probeHere(
 ): Promise<ProbeResult> {
   try {
     const status = await engineStatus(engine);
-    return { ...status, imagesPerSecond: await speedOf(status) };
+    return { ...status, imagesPerSecond: await speedOf(status), runtime: RUNTIME_DESCRIPTION };
   } catch (error) {
-    return { ...unusable(engine, error), imagesPerSecond: null };
+    return { ...unusable(engine, error), imagesPerSecond: null, runtime: RUNTIME_DESCRIPTION };
   }
 }

@@ -298,7 +298,11 @@ async function resolveMachine(
   // What is wrong with other flags is said before engines are tried.
   const draft = resolveConfig(isAuto ? { ...given, engine: "wasm" } : given, stored);
   const ofOneWorker = (total: number): number => Math.max(1, Math.round(total / draft.workers));
-  const probing = { batchSize: ofOneWorker(draft.globalBatchSize), shards: ofOneWorker(draft.shards) };
+  const probing = {
+    batchSize: ofOneWorker(draft.globalBatchSize),
+    shards: ofOneWorker(draft.shards),
+    runtime: draft.runtime,
+  };
   let gpuNames: readonly string[] = [];
   let { engine } = draft;
   if (isAuto) {

@@ -2,7 +2,7 @@ import { chmodSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import t from "tap";
 import { nvidiaGpus, parseNvidiaSmi } from "../../coordinator/gpus.ts";
-import { assignGpus, planLocalWorkers, selectGpus } from "../../coordinator/local-plan.ts";
+import { assignGpus, planLocalWorkers, selectGpus, workerRuntime } from "../../coordinator/local-plan.ts";
 import { parseRunConfig } from "../../shared/config.ts";
 import { UsageError } from "../../shared/errors.ts";
 
@@ -28,6 +28,16 @@ t.test("assignGpus() fills one GPU after the other", async (t) => {
   t.same(assignGpus(3, [0, 1], 2), [0, 0, 1]);
   t.same(assignGpus(1, [0, 1], 1), [0]);
   t.throws(() => assignGpus(3, [0, 1], 1), /raise --workers-per-gpu or lower --workers/);
+});
+
+t.test("workerRuntime() takes a faster Node for engine wasm alone, and only if it may choose", async (t) => {
+  t.equal(workerRuntime("auto", "wasm", 0), "fastest-node");
+  for (const engine of ["cpu", "tensorflow", "webgpu"] as const) {
+    t.equal(workerRuntime("auto", engine, 0), "node", engine);
+  }
+  t.equal(workerRuntime("node", "wasm", 0), "node");
+  t.equal(workerRuntime("mixed", "wasm", 0), "node");
+  t.equal(workerRuntime("mixed", "wasm", 3), "deno");
 });
 
 t.test("planLocalWorkers() gives each worker its runtime, GPU and variables", async (t) => {

@@ -1,7 +1,10 @@
 import { execFileSync } from "node:child_process";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import t from "tap";
+import { fastNode } from "../../coordinator/runtime-command.ts";
+import { knowsRevectorizer } from "../../worker/kernels/kernel-builds.ts";
 import { probeTensorflow } from "../../worker/engine/tensorflow-probe.ts";
 import { skipUnlessUsable } from "../engines.ts";
 import { bits, CLI, TRAINING_FLAGS, run, Running } from "./processes.ts";
@@ -34,7 +37,7 @@ for (const [engine, why] of Object.entries(ENGINES)) {
     const dir = t.testdir();
     const args = (name: string): readonly string[] => [
       ...["train", ...TRAINING_FLAGS, "--engine", engine, "--workers", "2", "--global-batch-size", "16"],
-      ...["--shards", "2", "--max-steps", "6", "--run-dir", join(dir, name)],
+      ...["--shards", "2", "--max-steps", "6", "--runtime", "node", "--run-dir", join(dir, name)],
     ];
     const here = await run(args("here"));
     t.equal(here.code, 0, here.output);
@@ -47,3 +50,44 @@ for (const [engine, why] of Object.entries(ENGINES)) {
     }
   });
 }
+
+const FAST_NODE = fastNode();
+const NO_FAST_NODE = knowsRevectorizer()
+  ? "this Node is fast itself"
+  : FAST_NODE === null || !existsSync(FAST_NODE)
+    ? "npm ci has fetched no faster Node here"
+    : false;
+
+t.test(
+  "workers run on the Node that npm ci has fetched, with the same bits, unless they may not",
+  { skip: NO_FAST_NODE },
+  async (t) => {
+    const dir = t.testdir();
+    const train = async (name: string, ...flags: string[]): Promise<string> => {
+      const args = [
+        "train",
+        ...TRAINING_FLAGS,
+        "--workers",
+        "2",
+        "--global-batch-size",
+        "16",
+        "--max-steps",
+        "6",
+      ];
+      const { code, output } = await run([...args, "--run-dir", join(dir, name), ...flags]);
+      t.equal(code, 0, output);
+      return output;
+    };
+    const version = execFileSync(FAST_NODE ?? "", ["--version"], { encoding: "utf8" })
+      .trim()
+      .slice(1);
+    t.match(await train("fast"), `node ${version})`);
+    t.match(await train("own", "--runtime", "node"), `node ${process.versions.node})`);
+    t.equal(bits(join(dir, "fast")), bits(join(dir, "own")));
+    t.match(
+      await train("other-engine", "--engine", "cpu"),
+      `node ${process.versions.node})`,
+      "bits of cpu may differ",
+    );
+  },
+);

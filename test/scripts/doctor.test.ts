@@ -14,6 +14,7 @@ const cli = (...args: readonly string[]): ReturnType<typeof spawnSync> & { stdou
 const result = (engine: ProbeResult["engine"], fields: Partial<ProbeResult>): ProbeResult => ({
   ...{ engine, usable: true, description: "", reason: null, fix: null, gpus: [], software: false },
   imagesPerSecond: null,
+  runtime: null,
   ...fields,
 });
 
@@ -61,7 +62,7 @@ t.test("a probe that crashes is an engine that cannot be used, with the reason",
     if (NODE_OPTIONS === undefined) delete process.env.NODE_OPTIONS;
     else process.env.NODE_OPTIONS = NODE_OPTIONS;
   });
-  const probing = { batchSize: 4, shards: 1 };
+  const probing = { batchSize: 4, shards: 1, runtime: "node" } as const;
   const [{ usable, reason }] = await probeEngines(["wasm"], { ...probing, speedMs: 0 });
   t.notOk(usable);
   t.match(reason, /its probe ended with 1: /);

@@ -57,7 +57,8 @@ const WIDE_FLAGS = [
 /** Major versions of V8 with which this was tried (Node 24 and 26, Deno 2.9). That of Node 22 has the flag, but cannot join multiply-adds. */
 const TRIED_V8: readonly number[] = [13, 14, 15];
 
-function knowsRevectorizer(): boolean {
+/** Whether V8 here may join vectors to 256 bits; whether that pays, only a trial tells. */
+export function knowsRevectorizer(): boolean {
   return process.arch === "x64" && TRIED_V8.includes(Number.parseInt(process.versions.v8, 10));
 }
 
