@@ -9,7 +9,7 @@ import { createHash, randomUUID } from "node:crypto";
 import { join, resolve } from "node:path";
 import { Piscina } from "piscina";
 import type { RunConfig } from "../shared/config.ts";
-import { samplesPerStep, trainingConfig } from "../shared/config.ts";
+import { maxWorkersOf, samplesPerStep, trainingConfig } from "../shared/config.ts";
 import type { TrainingState } from "../shared/checkpoint.ts";
 import { codeHash } from "../shared/code-hash.ts";
 import { EventRing } from "../shared/event-ring.ts";
@@ -45,7 +45,7 @@ import type {
 } from "./membership/state.ts";
 import { memberStatus } from "./member-status.ts";
 import { advance } from "./membership.ts";
-import { initialState, maxWorkersOf } from "./membership/state.ts";
+import { initialState } from "./membership/state.ts";
 import type { PlaneAddresses } from "./planes.ts";
 import { Planes } from "./planes.ts";
 import type { BatchTask, PoolData } from "./pool-tasks.ts";

@@ -18,7 +18,7 @@ import type { Input, Member, MembershipConfig, MembershipState, Transition } fro
 import { end, update } from "./membership/state.ts";
 import { diverged, stepReported } from "./membership/commits.ts";
 import { ready, regroup, restored, tryStart } from "./membership/generation.ts";
-import { exited, finish, giveUp, lose, scale } from "./membership/departures.ts";
+import { exited, failed, finish, giveUp, lose, scale } from "./membership/departures.ts";
 import { join, prepared } from "./membership/admission.ts";
 import { explained, lateOf, stragglerOf, stuckOf } from "./membership/waiting.ts";
 
@@ -102,10 +102,8 @@ function fromMember(
         }),
         effects: [],
       };
-    case "failed": {
-      const lastWords = new Map(seen.lastWords).set(member.workerId, message.reason);
-      return lose({ ...seen, lastWords }, [member], message.reason, nowMs, config);
-    }
+    case "failed":
+      return failed(seen, member, message, nowMs, config);
     case "left":
       // Only an ended run lets workers go.
       return { state: seen, effects: [] };

@@ -129,6 +129,11 @@ const RunConfigSchema = z
 
 export type RunConfig = z.infer<typeof RunConfigSchema>;
 
+/** The most workers that a run can have. */
+export function maxWorkersOf({ maxWorkers, shards }: RunConfig): number {
+  return maxWorkers ?? shards;
+}
+
 /** Passes over the data set where neither --epochs nor --max-steps says otherwise. */
 export const DEFAULT_EPOCHS = 2;
 

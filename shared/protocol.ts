@@ -159,7 +159,13 @@ const WorkerMessageSchema = z.discriminatedUnion("type", [
   /** Answer to "exit" and "abort": the coordinator may close its sockets. */
   z.strictObject({ type: z.literal("left"), generation: index }),
   /** The worker cannot go on and is about to exit. */
-  z.strictObject({ type: z.literal("failed"), reason: text }),
+  z.strictObject({
+    type: z.literal("failed"),
+    /** Step and phase, and what happened. */
+    reason: text,
+    /** Whether its engine could not compute: with the same inputs it fails again. */
+    byEngine: z.boolean(),
+  }),
 ]);
 export type WorkerMessage = z.infer<typeof WorkerMessageSchema>;
 

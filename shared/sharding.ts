@@ -23,6 +23,14 @@ export function shardSamples(globalBatchSize: number, numShards: number, shard: 
   return part(globalBatchSize, numShards, shard);
 }
 
+/** Samples of the global batch that form consecutive shards. */
+export function samplesOf(globalBatchSize: number, numShards: number, { start, end }: Range): Range {
+  return {
+    start: shardSamples(globalBatchSize, numShards, start).start,
+    end: shardSamples(globalBatchSize, numShards, end - 1).end,
+  };
+}
+
 /** Shards that a rank computes: contiguous, so that it holds few, large subtrees. */
 export function rankShards(numShards: number, worldSize: number, rank: number): Range {
   return part(numShards, worldSize, rank);
@@ -35,11 +43,7 @@ export function rankSamples(
   worldSize: number,
   rank: number,
 ): Range {
-  const shards = rankShards(numShards, worldSize, rank);
-  return {
-    start: part(globalBatchSize, numShards, shards.start).start,
-    end: part(globalBatchSize, numShards, shards.end - 1).end,
-  };
+  return samplesOf(globalBatchSize, numShards, rankShards(numShards, worldSize, rank));
 }
 
 /**
@@ -64,6 +68,42 @@ export function isTreeNode(range: Range, numShards: number): boolean {
     else return false;
   }
   return true;
+}
+
+/** A node where it fits, else its largest descendants that do, left to right; a leaf always fits. */
+export function fittingNodes(node: Range, fits: (node: Range) => boolean): readonly Range[] {
+  if (node.end - node.start === 1 || fits(node)) return [node];
+  const split = treeSplit(node);
+  return [
+    ...fittingNodes({ start: node.start, end: split }, fits),
+    ...fittingNodes({ start: split, end: node.end }, fits),
+  ];
+}
+
+/**
+ * Samples of the largest node that any rank computes, in a world of minWorkers to maxWorkers ranks: the room
+ * that an engine needs.
+ */
+export function largestNode(
+  globalBatchSize: number,
+  numShards: number,
+  minWorkers: number,
+  maxWorkers: number,
+): number {
+  const isComputed = ({ start, end }: Range): boolean => {
+    for (let worldSize = minWorkers; worldSize <= maxWorkers; worldSize++) {
+      // Ranks of this world and of larger ones have fewer shards.
+      if (Math.ceil(numShards / worldSize) < end - start) return false;
+      const rank = Math.floor(((start + 1) * worldSize - 1) / numShards);
+      if (rankShards(numShards, worldSize, rank).end >= end) return true;
+    }
+    return false;
+  };
+  const computed = fittingNodes({ start: 0, end: numShards }, isComputed);
+  return computed.reduce((most, node) => {
+    const { start, end } = samplesOf(globalBatchSize, numShards, node);
+    return Math.max(most, end - start);
+  }, 0);
 }
 
 /** The fewest tree nodes that cover the range exactly, left to right: what a rank can sum on its own. */

@@ -8,4 +8,4 @@
 export const PACKAGE_VERSION = "0.1.0";
 
 /** Bump when a message changes shape; the coordinator refuses other versions. */
-export const PROTOCOL_VERSION = 4;
+export const PROTOCOL_VERSION = 5;

@@ -121,7 +121,7 @@ export type SessionInput =
       readonly own: string | null;
     }
   /** Something of the shell's does not work any more. */
-  | { readonly type: "broken"; readonly reason: string }
+  | { readonly type: "broken"; readonly reason: string; readonly byEngine: boolean }
   /** Answer to "save": what became of the state. */
   | { readonly type: "saved"; readonly text: string }
   /** Answer to "flush". */
@@ -198,7 +198,7 @@ export function advanceSession(
     case "stopped":
       return stopped(state, input.held, nowMs, config);
     case "broken":
-      return lastWords(state, { type: "failed", reason: input.reason.slice(0, 4000) }, input.reason);
+      return lastWords(state, failedMessage(input), input.reason);
     case "took":
       return { state: { ...state, reports: input.reports }, effects: [] };
     case "prepared": {
@@ -285,6 +285,10 @@ function rejoin(state: SessionState, text: string): SessionTransition {
 
 function leftMessage({ generation }: SessionState): WorkerMessage {
   return { type: "left", generation };
+}
+
+function failedMessage({ reason, byEngine }: Extract<SessionInput, { type: "broken" }>): WorkerMessage {
+  return { type: "failed", reason: reason.slice(0, 4000), byEngine };
 }
 
 /** Stops what is under way; `state.next` follows. */

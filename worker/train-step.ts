@@ -14,8 +14,16 @@ import { PHASE_METRICS, phasesOfStep } from "../shared/phases.ts";
 import type { Position, StepMetrics, Timing } from "../shared/protocol.ts";
 import { fillNormal, streamKey, uniformUnit } from "../shared/random.ts";
 import type { Range } from "../shared/sharding.ts";
-import { coveringNodes, rankSamples, rankShards, shardSamples } from "../shared/sharding.ts";
-import type { Partial } from "../shared/tree-sum.ts";
+import {
+  coveringNodes,
+  fittingNodes,
+  rankSamples,
+  rankShards,
+  samplesOf,
+  shardSamples,
+} from "../shared/sharding.ts";
+import type { Add, Partial } from "../shared/tree-sum.ts";
+import { TreeSum } from "../shared/tree-sum.ts";
 import type { Engine } from "./engine/engine.ts";
 import type { HostMemory } from "./host-memory.ts";
 import { SEGMENT_FLOATS, SegmentPool } from "./collective.ts";
@@ -33,6 +41,11 @@ export class NonFiniteError extends Error {
     this.phase = phase;
     this.own = own;
   }
+}
+
+/** The engine could not compute a gradient: with the same inputs it fails again. */
+export class EngineError extends Error {
+  override name = "EngineError";
 }
 
 /** How far a replica is, changed in place as phases are applied: a step that was interrupted goes on where it was. */
@@ -140,6 +153,7 @@ export function vectorLength(model: Model, network: NetworkName): number {
  *
  * @param batch (discriminatorSteps, rank's samples, imagePixels) uint8.
  * @throws {NonFiniteError} Before anything of the phase is applied; every rank throws it in the same phase.
+ * @throws {EngineError} If the engine fails.
  * @throws {Interrupted} If the members change; progress says how far the replica is.
  */
 export async function trainStep(
@@ -218,26 +232,34 @@ interface Part {
   readonly uniforms: Float32Array | undefined;
 }
 
-/** What this rank computes in a phase. */
+/** What this rank computes in a phase: its covering nodes, those for which the engine has no room in parts. */
 function partsOf(
-  { config, rank, worldSize }: StepContext,
+  { config, engine, rank, worldSize }: StepContext,
   globalStep: number,
   phase: Phase,
 ): readonly Part[] {
   const { globalBatchSize, shards, seed, latentDim, objective } = config;
   const { penalty } = OBJECTIVES[objective];
   const usesUniforms = phase.network === "discriminator" && penalty?.usesUniforms === true;
-  return coveringNodes(rankShards(shards, worldSize, rank), shards).map((node) => {
-    const ranges = Array.from({ length: node.end - node.start }, (_, i) =>
-      shardSamples(globalBatchSize, shards, node.start + i),
-    );
-    const samples = { start: ranges[0].start, end: ranges[ranges.length - 1].end };
-    const noise = trainingNoise(seed, latentDim, globalStep, phase.index, samples);
-    const uniforms = usesUniforms ? trainingUniforms(seed, globalStep, phase.index, samples) : undefined;
-    return { node, shardSizes: ranges.map(({ start, end }) => end - start), samples, noise, uniforms };
-  });
+  const fits = (node: Range): boolean => {
+    const { start, end } = samplesOf(globalBatchSize, shards, node);
+    return end - start <= engine.maxSamples;
+  };
+  const covering = coveringNodes(rankShards(shards, worldSize, rank), shards);
+  return covering
+    .flatMap((node) => fittingNodes(node, fits))
+    .map((node) => {
+      const ranges = Array.from({ length: node.end - node.start }, (_, i) =>
+        shardSamples(globalBatchSize, shards, node.start + i),
+      );
+      const samples = samplesOf(globalBatchSize, shards, node);
+      const noise = trainingNoise(seed, latentDim, globalStep, phase.index, samples);
+      const uniforms = usesUniforms ? trainingUniforms(seed, globalStep, phase.index, samples) : undefined;
+      return { node, shardSizes: ranges.map(({ start, end }) => end - start), samples, noise, uniforms };
+    });
 }
 
+/** @returns The sums of this rank's covering nodes. */
 async function shardGradients(
   context: StepContext,
   buffers: StepBuffers,
@@ -250,21 +272,43 @@ async function shardGradients(
   const imagePixels = model.discriminator.numInputs;
   const own = rankSamples(globalBatchSize, shards, worldSize, rank);
   const { network } = phase;
-  const partials: Partial[] = [];
+  const sum = treeSum(context, buffers, network);
   for (const { node, shardSizes, samples, noise, uniforms } of parts) {
     const values = buffers.take(network);
-    if (network === "discriminator") {
-      const first = phase.index * (own.end - own.start) + (samples.start - own.start);
-      const numPixels = (samples.end - samples.start) * imagePixels;
-      const pixels = batch.subarray(first * imagePixels, first * imagePixels + numPixels);
-      await engine.discriminatorGradient({ shardSizes, globalBatchSize, noise, pixels, uniforms }, values);
-    } else {
-      await engine.generatorGradient({ shardSizes, globalBatchSize, noise }, values);
+    try {
+      if (network === "discriminator") {
+        const first = phase.index * (own.end - own.start) + (samples.start - own.start);
+        const numPixels = (samples.end - samples.start) * imagePixels;
+        const pixels = batch.subarray(first * imagePixels, first * imagePixels + numPixels);
+        await engine.discriminatorGradient({ shardSizes, globalBatchSize, noise, pixels, uniforms }, values);
+      } else {
+        await engine.generatorGradient({ shardSizes, globalBatchSize, noise }, values);
+      }
+    } catch (error) {
+      throw new EngineError(`Engine ${engine.name} failed in phase ${phase.name}`, { cause: error });
     }
-    partials.push({ node, values });
+    sum.push(node, values, true);
     await context.breathe();
   }
-  return partials;
+  return sum.take();
+}
+
+/** Adds up what is computed in parts, with the bits of the engine's own sums over shards. */
+function treeSum(
+  { config, model, memory }: StepContext,
+  buffers: StepBuffers,
+  network: NetworkName,
+): TreeSum {
+  const add: Add = (out, left, right) => {
+    memory.add(out, left, right);
+    if (config.gradientDtype === "bf16") memory.roundToBf16(out.subarray(0, model[network].numParameters));
+  };
+  return new TreeSum(
+    config.shards,
+    add,
+    () => buffers.take(network),
+    (values) => buffers.give(network, values),
+  );
 }
 
 /** Noise of some samples of a phase, a function of (seed, step, phase, sample index). @returns (samples, latentDim). */

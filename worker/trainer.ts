@@ -6,6 +6,7 @@
  * @module
  */
 import { setTimeout as sleep } from "node:timers/promises";
+import { maxWorkersOf } from "../shared/config.ts";
 import { describeError, ProtocolError } from "../shared/errors.ts";
 import { bytesOf, floatsOf } from "../shared/frames.ts";
 import { IMAGE_PIXELS } from "../shared/image.ts";
@@ -22,7 +23,7 @@ import type {
 } from "../shared/protocol.ts";
 import { decodeHeader } from "../shared/header.ts";
 import { comparePositions, parseCoordinatorBulkMessage } from "../shared/protocol.ts";
-import { rankSamples } from "../shared/sharding.ts";
+import { largestNode } from "../shared/sharding.ts";
 import { BatchQueue } from "./batch-queue.ts";
 import type { DataPlane } from "./data-plane.ts";
 import { saveEmergencyCheckpoint, saveReports } from "./emergency-checkpoint.ts";
@@ -45,7 +46,7 @@ import type { Held, Observed, SessionInput } from "./session.ts";
 import type { TrainLoopParts } from "./train-loop.ts";
 import { trainLoop } from "./train-loop.ts";
 import type { Measured, Progress } from "./train-step.ts";
-import { NonFiniteError, StepBuffers } from "./train-step.ts";
+import { EngineError, NonFiniteError, StepBuffers } from "./train-step.ts";
 
 export interface TrainerOptions {
   readonly dataPlane: DataPlane;
@@ -122,7 +123,7 @@ export class Trainer {
     this.#generation = work().catch((error: unknown) => {
       if (error instanceof Interrupted) return;
       const reason = `At step ${this.#position.globalStep}: ${describeError(error)}`;
-      this.#options.report({ type: "broken", reason });
+      this.#options.report({ type: "broken", reason, byEngine: error instanceof EngineError });
     });
   }
 
@@ -234,18 +235,17 @@ export class Trainer {
     return (this.#own ??= await this.#load(run));
   }
 
-  /** Room for the largest part of a batch that this worker may get. */
   async #load({ config, runId }: Pick<StartMessage, "config" | "runId">): Promise<Own> {
     const { globalBatchSize, shards, minWorkers, discriminatorSteps } = config;
     const model = MODELS[config.model]({ latentDim: config.latentDim, imagePixels: IMAGE_PIXELS });
     const phases = phasesOfStep(discriminatorSteps);
-    const { start, end } = rankSamples(globalBatchSize, shards, minWorkers, 0);
     const { engine, memory } = await loadEngine(
       config,
       {
         model,
         objective: OBJECTIVES[config.objective],
-        maxSamples: end - start,
+        // A run that stops may go on with fewer: nodes for which there is no room are then computed in parts.
+        maxSamples: largestNode(globalBatchSize, shards, minWorkers, maxWorkersOf(config)),
         device: this.#options.device,
       },
       [...replicaLengths(model), ...StepBuffers.lengths(model, phases, shards)],

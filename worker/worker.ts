@@ -214,7 +214,7 @@ class Worker {
 
   /** Ends the worker, and tells the coordinator as far as that can still be told. */
   fail(reason: string): void {
-    this.#input({ type: "broken", reason });
+    this.#input({ type: "broken", reason, byEngine: false });
   }
 
   /** For a run that has died: into the run's folder, or, on another host, into the working directory. */

@@ -3,10 +3,11 @@
  *
  * @module
  */
+import { maxWorkersOf } from "../../shared/config.ts";
 import type { WorkerMessage } from "../../shared/protocol.ts";
 import { PACKAGE_VERSION } from "../../shared/version.ts";
 import type { Effect, Incarnation, Member, MembershipConfig, MembershipState, Transition } from "./state.ts";
-import { andThen, maxWorkersOf, sorted, update, withJoining } from "./state.ts";
+import { andThen, sorted, update, withJoining } from "./state.ts";
 import { withReports } from "./commits.ts";
 import { tryStart } from "./generation.ts";
 import { lose } from "./departures.ts";

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { WorkerId } from "../../shared/protocol.ts";
+import type { WorkerId, WorkerMessage } from "../../shared/protocol.ts";
 import type { Effect, Member, MembershipConfig, MembershipState, Transition } from "./state.ts";
 import { andThen, end, sorted } from "./state.ts";
 import { regroup, tryStart } from "./generation.ts";
@@ -11,6 +11,9 @@ import { regroup, tryStart } from "./generation.ts";
 /** Delay before a local worker is started again, doubled each time. */
 const FIRST_RESTART_MS = 100;
 const LAST_RESTART_MS = 10_000;
+
+const ENGINE_ADVICE =
+  "That is a fault of the engine's own: please report it with this line; until it is mended, another --engine in a new run may do";
 
 /** Incarnations that are remembered after they were given up. */
 const MAX_GONE = 4096;
@@ -75,6 +78,25 @@ function lostText(state: MembershipState, { workerId, incarnation, pid, host }: 
   return `Lost worker "${workerId}" (${which}pid ${pid} on ${host}) after step ${state.globalStep}`;
 }
 
+/** A member says that it cannot go on. */
+export function failed(
+  state: MembershipState,
+  member: Member,
+  { reason, byEngine }: Extract<WorkerMessage, { type: "failed" }>,
+  nowMs: number,
+  config: MembershipConfig,
+): Transition {
+  const { workerId } = member;
+  const lastWords = new Map(state.lastWords).set(workerId, reason);
+  const engineFaults = new Map(state.engineFaults);
+  if (byEngine) {
+    // The reason names step and phase.
+    const isRepeated = engineFaults.get(workerId)?.reason === reason;
+    engineFaults.set(workerId, { reason, isRepeated });
+  } else engineFaults.delete(workerId);
+  return lose({ ...state, lastWords, engineFaults }, [member], reason, nowMs, config);
+}
+
 /** A worker process that this machine started has ended: goes on without it, and starts it again. */
 export function exited(
   state: MembershipState,
@@ -106,7 +128,9 @@ function relaunch(
   const { local } = state;
   if (state.status === "trained" || !local.includes(workerId)) return { state, effects: [] };
   const count = state.restarts.get(workerId) ?? 0;
-  if (count < run.maxRestarts) {
+  // The same inputs would only make the engine fail once more.
+  const isHopeless = state.engineFaults.get(workerId)?.isRepeated === true;
+  if (count < run.maxRestarts && !isHopeless) {
     const delayMs = Math.min(FIRST_RESTART_MS * 2 ** count, LAST_RESTART_MS);
     const restarts = new Map(state.restarts).set(workerId, count + 1);
     return { state: { ...state, restarts }, effects: [{ type: "launch", workerId, delayMs }] };
@@ -115,14 +139,19 @@ function relaunch(
   const next = { ...state, exhausted };
   const numLeft = local.length - exhausted.size;
   if (Math.max(numLeft, state.members.length) >= run.minWorkers) {
-    const text = `Worker "${workerId}" is not started again, as it has ended ${count + 1} times (--max-restarts ${run.maxRestarts})`;
+    const why = isHopeless
+      ? `its engine has failed twice in the same way. ${ENGINE_ADVICE}`
+      : `it has ended ${count + 1} times (--max-restarts ${run.maxRestarts})`;
+    const text = `Worker "${workerId}" is not started again, as ${why}`;
     return { state: next, effects: [{ type: "log", level: "warn", text }] };
   }
   const list = [...exhausted].map(([id, reason]) => `"${id}": ${reason}`).join("; ");
+  const limit = isHopeless ? "" : ` (--max-restarts ${run.maxRestarts})`;
+  const advice = isHopeless ? `. The engine has failed twice in the same way. ${ENGINE_ADVICE}` : "";
   return end(
     next,
     false,
-    `Too few workers are left to go on (--min-workers ${run.minWorkers}); those that are not started again (--max-restarts ${run.maxRestarts}): ${list}`,
+    `Too few workers are left to go on (--min-workers ${run.minWorkers}); those that are not started again${limit}: ${list}${advice}`,
   );
 }
 

@@ -115,6 +115,8 @@ export interface MembershipState {
   readonly restarts: ReadonlyMap<WorkerId, number>;
   /** Local workers that are not started again, with the reason of their last end. */
   readonly exhausted: ReadonlyMap<WorkerId, string>;
+  /** The last fault of a worker's engine, and whether it was the same before the worker was started again. */
+  readonly engineFaults: ReadonlyMap<WorkerId, { readonly reason: string; readonly isRepeated: boolean }>;
   /** Why a worker said that it cannot go on. */
   readonly lastWords: ReadonlyMap<WorkerId, string>;
   /** Incarnations that were given up: what they still send, they sent before they knew. */
@@ -216,6 +218,7 @@ export function initialState(
     local: config.localWorkers,
     restarts: new Map(),
     exhausted: new Map(),
+    engineFaults: new Map(),
     lastWords: new Map(),
     gone: new Set(),
     beganMs: nowMs,
@@ -224,11 +227,6 @@ export function initialState(
     explainedMs: nowMs,
     stepMs: 0,
   };
-}
-
-/** The most workers that a run can have. */
-export function maxWorkersOf({ maxWorkers: limit, shards }: RunConfig): number {
-  return limit ?? shards;
 }
 
 /** By worker id. */

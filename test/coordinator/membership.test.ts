@@ -46,6 +46,8 @@ const paused = (worker: string, generation: number, globalStep: number, phase = 
   from(worker, { type: "paused", generation, position: { globalStep, phase } });
 const finished = (worker: string, generation: number, globalStep: number): Input =>
   from(worker, { type: "finished", generation, globalStep });
+const failed = (worker: string, reason: string, byEngine = false): Input =>
+  from(worker, { type: "failed", reason, byEngine });
 const exited = (workerId: string): Input => ({ type: "exited", workerId, how: "killed by SIGKILL" });
 const tick: Input = { type: "tick" };
 const report = (globalStep: number, change: object = {}) => ({
@@ -386,14 +388,45 @@ t.test("advance() starts local workers again, with growing delays, and not for e
     /"b" is not started again.*--max-restarts 1/,
   ]);
   t.same(ends(second.effects), [], "one worker is left");
-  const failed = run([from("a", { type: "failed", reason: "no memory" }), exited("a")], second, withLocal);
-  t.match(failed.effects.at(-1), { type: "launch", workerId: "a" });
-  const [end] = ends(run([exited("a")], failed, withLocal).effects);
+  const third = run([failed("a", "no memory"), exited("a")], second, withLocal);
+  t.match(third.effects.at(-1), { type: "launch", workerId: "a" });
+  const [end] = ends(run([exited("a")], third, withLocal).effects);
   t.match(end, {
     ok: false,
     reason: /Too few workers are left.*"b": killed.*"a": killed by SIGKILL: no memory/,
   });
 });
+
+t.test(
+  "advance() does not start a worker a third time whose engine fails twice in the same way",
+  async (t) => {
+    const use = { ...withLocal, run: { ...config.run, maxRestarts: 5 } };
+    const fault = "At step 3: engine wasm failed in phase D0: no room";
+    let numProcesses = 0;
+    const again = (worker: string, reason: string, byEngine: boolean): readonly Input[] => {
+      const incarnation = `${worker}${(numProcesses += 1)}`;
+      return [join(worker, {}, incarnation), failed(incarnation, reason, byEngine), exited(worker)];
+    };
+    const begun = run([join("a"), join("b"), ready("a"), ready("b")], undefined, use);
+    const once = run([failed("b", fault, true), exited("b")], begun, use);
+    t.match(once.effects.at(-1), { type: "launch", workerId: "b" });
+    const twice = run(again("b", fault, true), once, use);
+    t.match(logs(twice.effects), [
+      /"b" has ended/,
+      /"b" is not started again, as its engine .* please report/,
+    ]);
+    t.same(ends(twice.all), [], "one worker is left");
+    const both = run([failed("a", fault, true), exited("a"), ...again("a", fault, true)], twice, use);
+    t.match(ends(both.effects), [
+      { ok: false, reason: /Too few.*"a": .*step 3.*phase D0: no room.*please report/ },
+    ]);
+
+    const elsewhere = run(again("b", fault.replace("3", "4"), true), once, use);
+    t.match(elsewhere.effects.at(-1), { type: "launch", workerId: "b" }, "it came further");
+    const circumstances = run(again("b", fault, false), run(again("b", fault, false), begun, use), use);
+    t.match(circumstances.effects.at(-1), { type: "launch", workerId: "b" }, "what may be mended meanwhile");
+  },
+);
 
 t.test("advance() counts a member as lost for which the others wait too long", async (t) => {
   const waits = (worker: string, waitedMs: number, waitingRanks: number[]): Input =>

@@ -52,7 +52,7 @@ export const CONTROL: readonly WorkerMessage[] = [
   { type: "nonFinite", generation: 1, globalStep: 3, phase: "G", own: "loss" },
   { type: "prepared", runId: "r" },
   { type: "left", generation: 1 },
-  { type: "failed", reason: "because" },
+  { type: "failed", reason: "because", byEngine: true },
 ];
 
 /** Coordinator to worker. */

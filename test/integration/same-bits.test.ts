@@ -77,6 +77,42 @@ t.test(
   },
 );
 
+t.test("a run that needs three of its workers trains, and goes on with three of four", async (t) => {
+  const dir = t.testdir();
+  // Of 4 shards on 3 workers the last holds two, the first one.
+  const train = ["train", ...TRAINING_FLAGS, "--seed", "1"];
+  const three = ["--workers", "3", "--min-workers", "3", "--max-steps", "3"];
+  const one = ["--workers", "1", "--max-steps", "3"];
+  for (const [name, flags] of Object.entries({ three, one })) {
+    const result = await run([...train, ...flags, "--run-dir", join(dir, name)]);
+    t.equal(result.code, 0, result.output);
+  }
+  t.match(bits(join(dir, "one")), /^3 /);
+  t.equal(bits(join(dir, "three")), bits(join(dir, "one")));
+
+  const steps = ["--max-steps", "60"];
+  const four = [
+    "--workers",
+    "4",
+    "--min-workers",
+    "3",
+    "--max-restarts",
+    "0",
+    "--run-dir",
+    join(dir, "four"),
+  ];
+  const running = start([...train, ...steps, ...four]);
+  const [, pid] = await running.until(/"worker-1" joined \(pid (\d+)/);
+  await running.until(/^step [1-9]/m);
+  process.kill(Number(pid), "SIGKILL");
+  const { code, output } = await running.finished;
+  t.equal(code, 0, output);
+  t.match(output, /Generation 2: 3 workers hold the same state/);
+  const calm = await run([...train, ...steps, "--workers", "2", "--run-dir", join(dir, "calm")]);
+  t.equal(calm.code, 0, calm.output);
+  t.equal(bits(join(dir, "four")), bits(join(dir, "calm")));
+});
+
 t.test("several discriminator steps and uneven shards keep the bits", async (t) => {
   const dir = t.testdir();
   const hashes = new Set<string>();

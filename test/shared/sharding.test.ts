@@ -1,10 +1,13 @@
 import t from "tap";
 import {
   coveringNodes,
+  fittingNodes,
   isTreeNode,
+  largestNode,
   part,
   rankSamples,
   rankShards,
+  samplesOf,
   shardSamples,
   treeSplit,
 } from "../../shared/sharding.ts";
@@ -86,6 +89,55 @@ t.test("coveringNodes() covers a range exactly with tree nodes", async (t) => {
       t.equal(position, end);
     }
   }
+});
+
+t.test("largestNode() is the largest node that any rank of any allowed world computes", async (t) => {
+  const differsFromFirstRank = new Set<string>();
+  for (const numShards of [1, 2, 3, 4, 5, 7, 8, 11, 12, 16, 23]) {
+    for (const globalBatchSize of [numShards, numShards + 1, 64, 1000, 1021]) {
+      // Of every node in every world, by brute force.
+      const sizes = Array.from({ length: numShards }, (_, i) => {
+        const ofRank = (rank: number): number[] =>
+          coveringNodes(rankShards(numShards, i + 1, rank), numShards).map((node) => {
+            const { start, end } = samplesOf(globalBatchSize, numShards, node);
+            return end - start;
+          });
+        return Math.max(...Array.from({ length: i + 1 }, (_, rank) => ofRank(rank)).flat());
+      });
+      for (let minWorkers = 1; minWorkers <= numShards; minWorkers++) {
+        const first = rankSamples(globalBatchSize, numShards, minWorkers, 0);
+        for (let maxWorkers = minWorkers; maxWorkers <= numShards; maxWorkers++) {
+          const most = Math.max(...sizes.slice(minWorkers - 1, maxWorkers));
+          const what = `${globalBatchSize} in ${numShards} shards, ${minWorkers} to ${maxWorkers} workers`;
+          const found = largestNode(globalBatchSize, numShards, minWorkers, maxWorkers);
+          if (found !== most) t.equal(found, most, what);
+          if (most > first.end - first.start)
+            differsFromFirstRank.add(`${globalBatchSize}/${numShards}/${minWorkers}`);
+        }
+      }
+    }
+  }
+  t.ok(differsFromFirstRank.has("64/4/3"), "the first rank's part is no measure");
+  t.equal(largestNode(64, 4, 3, 4), 32);
+  t.equal(largestNode(1 << 20, 4096, 1500, 4096), 512, "of many workers, in no time");
+});
+
+t.test("fittingNodes() cuts a node into tree nodes that fit", async (t) => {
+  const node = { start: 4, end: 11 };
+  t.same(
+    fittingNodes(node, ({ start, end }) => end - start <= 2),
+    [
+      [4, 6],
+      [6, 8],
+      [8, 10],
+      [10, 11],
+    ].map(([start, end]) => ({ start, end })),
+  );
+  t.same(
+    fittingNodes(node, () => true),
+    [node],
+  );
+  t.equal(fittingNodes(node, () => false).length, 7, "shards are not cut");
 });
 
 t.test("TreeSum gives the same bits for every split into ranks, where a plain sum does not", async (t) => {

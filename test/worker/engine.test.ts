@@ -15,7 +15,7 @@ import { probeWebgpu } from "../../worker/engine/webgpu-device.ts";
 import { HostMemory } from "../../worker/host-memory.ts";
 import { fusesMultiplyAdd } from "../../worker/kernels/kernels.ts";
 import { emptyReplica, initialize, replicaLengths, snapshot } from "../../worker/replica.ts";
-import type { Progress } from "../../worker/train-step.ts";
+import type { Progress, StepContext } from "../../worker/train-step.ts";
 import { StepBuffers, trainStep, trainingNoise, vectorLength } from "../../worker/train-step.ts";
 import type { EngineName, GRADIENT_DTYPES } from "../../shared/config.ts";
 import { parseRunConfig } from "../../shared/config.ts";
@@ -156,6 +156,39 @@ async function engineWith(
       return canonical;
     },
   };
+}
+
+/** Bits of a replica after two steps of one worker with five shards. */
+async function stateAfterSteps(load: Load, maxSamples: number, gradientDtype: GradientDtype) {
+  const config = parseRunConfig({
+    ...{ workers: 1, maxSteps: 2, globalBatchSize: 16, shards: 5, latentDim: 5, gradientDtype },
+  });
+  const phases = phasesOfStep(1);
+  const { engine, memory } = await load(
+    { model: small, objective, maxSamples, device: null },
+    [...replicaLengths(small), ...StepBuffers.lengths(small, phases, config.shards)],
+    gradientDtype,
+  );
+  const replica = emptyReplica(small, memory);
+  initialize(replica, small, config.seed, engine.order);
+  engine.setParameters("generator", replica.generator.parameters);
+  engine.setParameters("discriminator", replica.discriminator.parameters);
+  const buffers = new StepBuffers(small, phases, config.shards, memory);
+  const progress: Progress = { globalStep: 0, phase: 0, measured: null };
+  const context: StepContext = {
+    ...{ config, model: small, engine, replica, rank: 0, worldSize: 1, memory },
+    allReduce: async (_step, _phase, [partial]) => partial.values,
+    breathe: async () => undefined,
+    onPhase: () => undefined,
+  };
+  const results = [];
+  for (let step = 0; step < config.maxSteps!; step++) {
+    const { metrics } = await trainStep(context, buffers, progress, inputs(small, 16, step).pixels);
+    results.push(metrics);
+  }
+  const state = snapshot(small, replica, engine.order).map((v) => Buffer.from(v.buffer).toString("hex"));
+  engine.dispose();
+  return { results, state };
 }
 
 for (const [name, load] of Object.entries(ENGINES)) {
@@ -318,6 +351,36 @@ for (const [name, load] of Object.entries(ENGINES)) {
       engine.dispose();
     }
   });
+
+  t.test(`${name}: a batch for which there is no room is refused, and nothing is written`, async (t) => {
+    const { engine, gradient } = await engineWith(load, small, 6);
+    const { noise, pixels } = inputs(small, 21, 5);
+    const fits = { shardSizes: [20], globalBatchSize: 21, noise: noise.slice(0, 100) };
+    const real = pixels.slice(0, 240);
+    const before = await gradient({ ...fits, pixels: real });
+    const tooLarge = { shardSizes: [10, 11], globalBatchSize: 21, noise };
+    const noRoom = { name: "RangeError", message: /room for 20 samples: got 21$/ };
+    await t.rejects(gradient({ ...tooLarge, pixels }), noRoom);
+    await t.rejects(gradient(tooLarge), noRoom);
+    await t.rejects(gradient({ ...fits, pixels }), /its pixels must have 240 values: got 252$/);
+    await t.rejects(gradient({ ...fits, noise }), /its noise must have 100 values: got 105$/);
+    t.throws(() => engine.setParameters("generator", new Float32Array(3)), /parameters as there must be/);
+    t.same(await gradient({ ...fits, pixels: real }), before);
+    engine.dispose();
+  });
+
+  t.test(
+    `${name}: a step has the same bits in parts, where the engine has room for a shard only`,
+    async (t) => {
+      for (const gradientDtype of ["fp32", "bf16"] as const) {
+        const states = [];
+        for (const maxSamples of [16, 7, 4])
+          states.push(await stateAfterSteps(load, maxSamples, gradientDtype));
+        t.same(states[1], states[0], gradientDtype);
+        t.same(states[2], states[0], gradientDtype);
+      }
+    },
+  );
 
   t.test(
     `${name}: three full steps of the reference model agree with the float64 implementation`,

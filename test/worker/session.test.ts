@@ -202,8 +202,11 @@ t.test("a session says for what it waits", async (t) => {
 });
 
 t.test("a session that fails says why", async (t) => {
-  const failed = run([{ type: "broken", reason: "No memory" }], training);
-  t.match(failed.effects, [{ message: { type: "failed", reason: "No memory" } }, { type: "flush" }]);
+  const failed = run([{ type: "broken", reason: "No memory", byEngine: true }], training);
+  t.match(failed.effects, [
+    { message: { type: "failed", reason: "No memory", byEngine: true } },
+    { type: "flush" },
+  ]);
   t.match(run([{ type: "flushed" }], failed).effects, [{ type: "end", outcome: { reason: "No memory" } }]);
   t.match(run([says({ type: "refuse", reason: "version" })], opened).effects, [
     { type: "end", outcome: { reason: /refused this worker: version/ } },

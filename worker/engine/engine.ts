@@ -40,6 +40,8 @@ export interface Engine {
   readonly description: string;
   /** The order of values in vectors of parameters and gradients. */
   readonly order: ParameterOrder;
+  /** Most samples of one batch. */
+  readonly maxSamples: number;
   /**
    * @param flat (numParameters,). Where it lies in the engine's host memory it is used in place: set it
    * again after every change.
@@ -52,6 +54,7 @@ export interface Engine {
    *
    * @param out Receives numParameters gradients, then PHASE_METRICS.discriminator. For engine wasm it must
    * lie in the host memory.
+   * @throws {RangeError} Before anything is written, if the batch has more than maxSamples.
    */
   discriminatorGradient(batch: RealBatch, out: Float32Array): Promise<void>;
   /** The same for the generator's loss: numParameters gradients, then PHASE_METRICS.generator. */

@@ -10,6 +10,7 @@
  */
 import type { NetworkName } from "../../shared/nn/network.ts";
 import type { SoftplusForm, SoftplusLoss } from "../../shared/nn/objectives.ts";
+import { checkBatch, checkNoise, checkParameters } from "./checked-input.ts";
 import type { Batch, DetachedEngineOptions, Engine, RealBatch } from "./engine.ts";
 import { sumShards } from "./shard-by-shard.ts";
 import { numSamplesOf, shardSums } from "./shard-sums.ts";
@@ -97,18 +98,18 @@ class TensorflowEngine implements Engine {
     return `tensorflow (TensorFlow ${this.#binding.TF_Version}, ${device})`;
   }
 
+  get maxSamples(): number {
+    return this.#options.maxSamples;
+  }
+
   setParameters(name: NetworkName, flat: Float32Array): void {
-    const { numParameters } = this.#options.model[name];
-    if (flat.length !== numParameters) {
-      throw new RangeError(
-        `Cannot set ${name} parameters as there must be ${numParameters}: got ${flat.length}`,
-      );
-    }
+    checkParameters(this.#options.model[name], flat);
     if (name === "generator") this.#forget();
     this.#networks[name].setParameters(flat);
   }
 
   async discriminatorGradient(batch: RealBatch, out: Float32Array): Promise<void> {
+    checkBatch(this.#options, batch);
     this.#shardSizes = batch.shardSizes;
     await sumShards(this.#options, "discriminator", batch, out, (part, vector) =>
       this.#ops.tidy(() => this.#discriminatorPass(part, vector)),
@@ -116,6 +117,7 @@ class TensorflowEngine implements Engine {
   }
 
   async generatorGradient(batch: Batch, out: Float32Array): Promise<void> {
+    checkBatch(this.#options, batch);
     const { noise, shardSizes } = batch;
     const prepared = this.#prepared;
     const fits = prepared?.noise === noise && prepared.shardSizes.join() === shardSizes.join();
@@ -169,6 +171,7 @@ class TensorflowEngine implements Engine {
   }
 
   prepareGenerator(noise: Float32Array): void {
+    checkNoise(this.#options, noise);
     this.#forget();
     const { numInputs } = this.#options.model.generator;
     // The generator's batch has the shards of the discriminator's, if it has as many samples.

@@ -9,6 +9,7 @@ import type { Tensor } from "@tensorflow/tfjs";
 import type { EngineName } from "../../shared/config.ts";
 import type { TensorFlow } from "../../shared/nn/layers.ts";
 import type { Network, NetworkName } from "../../shared/nn/network.ts";
+import { checkBatch, checkParameters } from "./checked-input.ts";
 import type { Batch, DetachedEngineOptions, Engine, RealBatch } from "./engine.ts";
 import { canonicalOrder } from "./parameter-order.ts";
 import { sumShards } from "./shard-by-shard.ts";
@@ -89,13 +90,13 @@ class TfjsEngine implements Engine {
     return `${this.name} (tfjs ${tf.version["tfjs-core"]}, ${tf.getBackend()} backend)${this.#where}`;
   }
 
+  get maxSamples(): number {
+    return this.#options.maxSamples;
+  }
+
   setParameters(name: NetworkName, flat: Float32Array): void {
     const net = this.#options.model[name];
-    if (flat.length !== net.numParameters) {
-      throw new RangeError(
-        `Cannot set ${name} parameters as there must be ${net.numParameters}: got ${flat.length}`,
-      );
-    }
+    checkParameters(net, flat);
     for (const [i, { offset, size }] of net.parameters.entries()) {
       this.#access.write(this.#parameters[name][i], flat.subarray(offset, offset + size));
     }
@@ -122,6 +123,7 @@ class TfjsEngine implements Engine {
     out: Float32Array,
     pass: (part: B, vector: Float32Array) => () => void,
   ): Promise<void> {
+    checkBatch(this.#options, batch);
     const { shardSizes } = batch;
     const { model, objective } = this.#options;
     const { generator, discriminator } = model;

@@ -14,6 +14,7 @@ import { SAMPLE_COUNT } from "../../shared/samples.ts";
 import type { HostMemory } from "../host-memory.ts";
 import type { Leaves, Pointer } from "../kernels/kernels.ts";
 import { DenseNetwork, maxWidth } from "./dense-network.ts";
+import { checkBatch, checkNoise, checkParameters } from "./checked-input.ts";
 import type { Batch, Engine, EngineOptions, RealBatch } from "./engine.ts";
 import { panelOrder } from "./parameter-order.ts";
 import { numSamplesOf, shardSums } from "./shard-sums.ts";
@@ -123,13 +124,19 @@ export class WasmEngine implements Engine {
     return `wasm (${fused ? "fused" : "plain"} SIMD kernels, vectors of ${wide ? 256 : 128} bits)`;
   }
 
+  get maxSamples(): number {
+    return this.#options.maxSamples;
+  }
+
   setParameters(name: NetworkName, flat: Float32Array): void {
+    checkParameters(this.#options.model[name], flat);
     if (name === "generator") this.#prepared = null;
     this.#parameters[name] = this.#memory.pointer(flat);
   }
 
   async discriminatorGradient(batch: RealBatch, out: Float32Array): Promise<void> {
     const { model, softplusForm } = this.#options;
+    checkBatch(this.#options, batch);
     const { shardSizes, globalBatchSize } = batch;
     const numSamples = numSamplesOf(batch);
     const fake = this.#fakes(batch.noise);
@@ -167,6 +174,7 @@ export class WasmEngine implements Engine {
 
   async generatorGradient(batch: Batch, out: Float32Array): Promise<void> {
     const { model, softplusForm } = this.#options;
+    checkBatch(this.#options, batch);
     const { shardSizes, globalBatchSize } = batch;
     const numRows = numSamplesOf(batch);
     const fake = this.#fakes(batch.noise);
@@ -199,6 +207,7 @@ export class WasmEngine implements Engine {
   }
 
   prepareGenerator(noise: Float32Array): void {
+    checkNoise(this.#options, noise);
     this.#fakes(noise);
   }
 

@@ -11,6 +11,7 @@ import type { Model } from "../../shared/nn/models.ts";
 import type { SoftplusForm } from "../../shared/nn/objectives.ts";
 import { SAMPLE_COUNT } from "../../shared/samples.ts";
 import { stagesOf } from "./dense-network.ts";
+import { checkBatch, checkNoise, checkParameters } from "./checked-input.ts";
 import type { Batch, DetachedEngineOptions, Engine, RealBatch } from "./engine.ts";
 import { canonicalOrder } from "./parameter-order.ts";
 import { numSamplesOf, shardSums } from "./shard-sums.ts";
@@ -224,13 +225,12 @@ class WebgpuEngine implements Engine {
     };
   }
 
+  get maxSamples(): number {
+    return this.#options.maxSamples;
+  }
+
   setParameters(name: NetworkName, flat: Float32Array): void {
-    const { numParameters } = this.#options.model[name];
-    if (flat.length !== numParameters) {
-      throw new RangeError(
-        `Cannot set ${name} parameters as there must be ${numParameters}: got ${flat.length}`,
-      );
-    }
+    checkParameters(this.#options.model[name], flat);
     if (name === "generator") this.#prepared = null;
     this.#write(this.#networks[name].parameters, flat);
   }
@@ -279,6 +279,11 @@ class WebgpuEngine implements Engine {
   }
 
   prepareGenerator(noise: Float32Array): void {
+    checkNoise(this.#options, noise);
+    this.#startGenerator(noise);
+  }
+
+  #startGenerator(noise: Float32Array): void {
     const { device } = this.#options.open;
     const numSamples = noise.length / this.#options.model.generator.numInputs;
     this.#headers.writeSamples(numSamples);
@@ -299,7 +304,7 @@ class WebgpuEngine implements Engine {
       const end = Math.min(start + this.#maxGenerated, numSamples);
       const length = (end - start) * imagePixels;
       await open.checked("generate images", () => {
-        this.prepareGenerator(noise.subarray(start * numInputs, end * numInputs));
+        this.#startGenerator(noise.subarray(start * numInputs, end * numInputs));
         return this.#read(activations[activations.length - 1], length, (images) =>
           all.set(images, start * imagePixels),
         );
@@ -328,14 +333,10 @@ class WebgpuEngine implements Engine {
     metricsOf: (losses: Float32Array, probabilities: Float32Array) => Float32Array,
   ): Promise<void> {
     const { open } = this.#options;
+    checkBatch(this.#options, batch);
     const { network, sums, backward, input } = this.#phases[name];
     const { numParameters } = network.options.net;
     const numSamples = numSamplesOf(batch);
-    if (numSamples > this.#options.maxSamples) {
-      throw new RangeError(
-        `Cannot compute a batch as it may have ${this.#options.maxSamples} samples: got ${numSamples}`,
-      );
-    }
     const plan = await sums.plan(batch.shardSizes.length, (group, leaves) =>
       network.weightGradients(group, input, leaves),
     );
