@@ -69,12 +69,12 @@ export function partialsOf({
   return sum.take();
 }
 
-export function buffersFor(numShards: number): readonly Float32Array[] {
-  return Array.from({ length: SegmentPool.buffersFor(numShards) }, () => new Float32Array(SEGMENT_FLOATS));
+export function buffersFor(numShards: number, segmentFloats = SEGMENT_FLOATS): readonly Float32Array[] {
+  return Array.from({ length: SegmentPool.buffersFor(numShards) }, () => new Float32Array(segmentFloats));
 }
 
-export function poolFor(numShards: number): SegmentPool {
-  return new SegmentPool(buffersFor(numShards));
+export function poolFor(numShards: number, segmentFloats = SEGMENT_FLOATS): SegmentPool {
+  return new SegmentPool(buffersFor(numShards, segmentFloats));
 }
 
 interface InFlight extends Outgoing {
@@ -115,7 +115,7 @@ class Rank {
       add: addInJavaScript,
       round: roundToBf16,
       numRounded,
-      pool: poolFor(numShards),
+      pool: poolFor(numShards, segmentFloats),
     };
     const phase = this.copies.length;
     const result = new Float32Array(length).fill(NaN);
