@@ -281,6 +281,7 @@ export const SHELL_OPTIONS = {
   bind: {
     group: CLUSTER,
     type: "string",
+    defaultDescription: "tcp://127.0.0.1:*; coordinator: port 29555",
     describe: "Where the coordinator listens, tcp://host:port; port * takes any",
   },
   key: { ...KEY_OPTION, group: CLUSTER },
