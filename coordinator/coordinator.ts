@@ -23,6 +23,7 @@ import type {
   AdminAnswer,
   AdminRequest,
   CoordinatorBulkMessage,
+  ProcessId,
   RunStatus,
   WorkerBulkMessage,
   WorkerId,
@@ -38,6 +39,7 @@ import type { Dataset } from "./dataset/dataset.ts";
 import type {
   Effect,
   Input,
+  LocalProcess,
   Member,
   MembershipConfig,
   MembershipState,
@@ -70,14 +72,14 @@ export interface CoordinatorOptions {
   /** Last step whose metrics are in the folder already. */
   readonly recordedStep: number;
   readonly reporter: Reporter;
-  /** Workers that onListening starts. */
+  /** Workers that this machine starts at first. */
   readonly localWorkers: readonly WorkerId[];
   /** Told the control endpoint once workers may connect. */
-  readonly onListening: (endpoint: string, onExit: (workerId: WorkerId, how: string) => void) => void;
-  /** Starts one more local worker, or one that has ended again. */
-  readonly onLaunch: (workerId: WorkerId, delayMs: number) => void;
-  /** Ends a local worker that does not answer. */
-  readonly onKill: (workerId: WorkerId) => void;
+  readonly onListening: (endpoint: string, onExit: (ended: LocalProcess, how: string) => void) => void;
+  /** Starts a process of a local worker, once no other process of that worker is left. */
+  readonly onLaunch: (started: LocalProcess, delayMs: number) => void;
+  /** Ends such a process, or starts it no more. */
+  readonly onKill: (process: ProcessId) => void;
 }
 
 export interface Outcome {
@@ -203,12 +205,13 @@ export class Coordinator {
       reporter.log("warn", `lockstep status and stop need this run's address: ${describeError(error)}`),
     );
     reporter.log("info", `Coordinator listens on ${endpoint} for ${config.workers} workers`);
-    onListening(endpoint, (workerId, how) => {
+    onListening(endpoint, ({ workerId, process }, how) => {
       const { members, joining } = this.#state;
-      const member = [...members, ...joining].find((m) => m.workerId === workerId);
+      const member = [...members, ...joining].find((m) => m.process === process);
       if (member !== undefined) this.#noteLeft(member.incarnation);
-      this.#input({ type: "exited", workerId, how });
+      this.#input({ type: "exited", workerId, process, how });
     });
+    for (const first of this.#state.local) this.#options.onLaunch(first, 0);
     const outcome = await this.#finished;
     await this.#close();
     if (!outcome.ok) await this.#writeEvents();
@@ -301,9 +304,9 @@ export class Coordinator {
         this.#next = effect;
         return this.#startStream();
       case "launch":
-        return this.#options.onLaunch(effect.workerId, effect.delayMs);
+        return this.#options.onLaunch({ workerId: effect.workerId, process: effect.process }, effect.delayMs);
       case "kill":
-        return this.#options.onKill(effect.workerId);
+        return this.#options.onKill(effect.process);
       case "commit":
         return this.#commit(effect);
       case "trained":

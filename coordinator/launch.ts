@@ -8,7 +8,9 @@
 import type { ChildProcess } from "node:child_process";
 import { spawn } from "node:child_process";
 import { createInterface } from "node:readline";
-import type { WorkerId } from "../shared/protocol.ts";
+import { describeError } from "../shared/errors.ts";
+import type { ProcessId, WorkerId } from "../shared/protocol.ts";
+import type { LocalProcess } from "./membership/state.ts";
 import type { WorkerRuntime } from "./runtime-command.ts";
 import { lockstepCommand } from "./runtime-command.ts";
 
@@ -24,9 +26,10 @@ export interface LocalWorker {
 /** What TensorFlow prints while it loads, before it looks how much it may say. Warnings and errors are not meant. */
 const LIBRARY_NOTE = /^(WARNING: All log messages before absl::InitializeLog|I0000 )/;
 
+/** Time that a process has to end which has been let go, before another one may have its name, in milliseconds. */
+const LEAVE_MS = 5000;
+
 export interface LaunchOptions {
-  /** Workers to start at once. */
-  readonly workers: readonly WorkerId[];
   readonly planOf: (workerId: WorkerId) => LocalWorker;
   /** Control endpoint. */
   readonly endpoint: string;
@@ -35,17 +38,23 @@ export interface LaunchOptions {
   readonly insecure: boolean;
   readonly onLine: (workerId: WorkerId, line: string) => void;
   /** A worker has ended; its last lines may still come. */
-  readonly onExit: (workerId: WorkerId, how: string) => void;
+  readonly onExit: (ended: LocalProcess, how: string) => void;
 }
 
 export interface LocalWorkers {
-  /** Starts one more worker, or one that has ended again. */
-  launch(workerId: WorkerId, delayMs: number): void;
-  /** Ends a worker at once. */
-  kill(workerId: WorkerId): void;
+  /** Starts a process of a worker, once no other process of that worker is left. */
+  launch(started: LocalProcess, delayMs: number): void;
+  /** Ends a process at once, or starts it no more. */
+  kill(process: ProcessId): void;
   /** Resolves once all have ended; those that have not after graceMs are killed. */
   stop(graceMs: number): Promise<void>;
   killNow(): void;
+}
+
+interface RunningProcess {
+  readonly started: LocalProcess;
+  readonly child: ChildProcess;
+  readonly ended: Promise<void>;
 }
 
 /** Names for workers of this machine. */
@@ -54,15 +63,17 @@ export function localWorkerIds(count: number): readonly WorkerId[] {
 }
 
 export function launchWorkers(options: LaunchOptions): LocalWorkers {
-  const { workers, planOf, endpoint, keyFile, insecure, onLine, onExit } = options;
-  const running = new Map<ChildProcess, { readonly workerId: WorkerId; readonly ended: Promise<void> }>();
-  const restarts = new Set<NodeJS.Timeout>();
+  const { planOf, endpoint, keyFile, insecure, onLine, onExit } = options;
+  const running = new Set<RunningProcess>();
+  /** Those that wait for their time. */
+  const pending = new Map<ProcessId, NodeJS.Timeout>();
   let isStopping = false;
 
-  const launch = (workerId: WorkerId): void => {
+  const start = (started: LocalProcess): void => {
+    const { workerId, process: id } = started;
     const { runtime, device, environment } = planOf(workerId);
     const { command, args, variables } = lockstepCommand(runtime);
-    const flags = ["worker", "--coordinator", endpoint, "--worker-id", workerId, "--managed"];
+    const flags = ["worker", "--coordinator", endpoint, "--worker-id", workerId, "--managed", id];
     if (keyFile !== null) flags.push("--key", keyFile);
     if (insecure) flags.push("--insecure");
     if (device !== null) flags.push("--device", String(device));
@@ -80,44 +91,65 @@ export function launchWorkers(options: LaunchOptions): LocalWorkers {
     const ended = new Promise<void>((resolve) => {
       // Told once: of the end, which comes before its last output, or of a start that failed.
       child.once("error", (error) => {
-        onExit(workerId, `could not be started: ${error.message}`);
+        onExit(started, `could not be started: ${error.message}`);
         resolve();
       });
       child.once("exit", (code, signal) =>
-        onExit(workerId, signal === null ? `exited with code ${code}` : `killed by ${signal}`),
+        onExit(started, signal === null ? `exited with code ${code}` : `killed by ${signal}`),
       );
       child.once("close", () => resolve());
     });
-    running.set(child, { workerId, ended });
-    void ended.then(() => running.delete(child));
+    const entry = { started, child, ended };
+    running.add(entry);
+    void ended.then(() => running.delete(entry));
+  };
+
+  /** Starts a process now, or when the one before it of its worker has ended. */
+  const startNext = async (started: LocalProcess): Promise<void> => {
+    const before = [...running].filter((one) => one.started.workerId === started.workerId);
+    const kill = setTimeout(() => before.forEach(({ child }) => child.kill("SIGKILL")), LEAVE_MS);
+    pending.set(started.process, kill);
+    await Promise.all(before.map(({ ended }) => ended));
+    clearTimeout(kill);
+    // It may not be wanted any more.
+    if (!pending.delete(started.process)) return;
+    try {
+      start(started);
+    } catch (error) {
+      onExit(started, `could not be started: ${describeError(error)}`);
+    }
   };
   const killNow = (): void => {
     isStopping = true;
-    for (const timer of restarts) clearTimeout(timer);
-    for (const child of running.keys()) child.kill("SIGKILL");
+    for (const timer of pending.values()) clearTimeout(timer);
+    pending.clear();
+    for (const { child } of running) child.kill("SIGKILL");
   };
 
-  for (const workerId of workers) launch(workerId);
   return {
     killNow,
-    launch(workerId, delayMs) {
-      const timer = setTimeout(() => {
-        restarts.delete(timer);
-        if (!isStopping) launch(workerId);
-      }, delayMs);
-      restarts.add(timer);
+    launch(started, delayMs) {
+      if (isStopping) return;
+      pending.set(
+        started.process,
+        setTimeout(() => void startNext(started), delayMs),
+      );
     },
-    kill(workerId) {
-      for (const [child, { workerId: id }] of running) if (id === workerId) child.kill("SIGKILL");
+    kill(id) {
+      clearTimeout(pending.get(id));
+      pending.delete(id);
+      for (const { started, child } of running) if (started.process === id) child.kill("SIGKILL");
     },
     async stop(graceMs) {
       isStopping = true;
+      for (const timer of pending.values()) clearTimeout(timer);
+      pending.clear();
       // Members have been told to go. Those that never joined learn it from their pipe.
       const closePipes = setTimeout(() => {
-        for (const child of running.keys()) child.stdin?.end();
+        for (const { child } of running) child.stdin?.end();
       }, graceMs / 3);
       const kill = setTimeout(killNow, graceMs);
-      await Promise.all([...running.values()].map(({ ended }) => ended));
+      await Promise.all([...running].map(({ ended }) => ended));
       clearTimeout(closePipes);
       clearTimeout(kill);
     },

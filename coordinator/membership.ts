@@ -19,7 +19,7 @@ import { end, update } from "./membership/state.ts";
 import { diverged, stepReported } from "./membership/commits.ts";
 import { ready, regroup, restored, tryStart } from "./membership/generation.ts";
 import { exited, failed, finish, giveUp, lose, scale } from "./membership/departures.ts";
-import { join, prepared } from "./membership/admission.ts";
+import { isRival, join, prepared } from "./membership/admission.ts";
 import { explained, lateOf, stragglerOf, stuckOf } from "./membership/waiting.ts";
 
 /**
@@ -39,7 +39,7 @@ export function advance(
     case "tick":
       return tick(state, nowMs, config);
     case "exited":
-      return exited(state, input.workerId, input.how, nowMs, config);
+      return exited(state, input, input.how, nowMs, config);
     case "finish":
       return finish(state, nowMs, config);
     case "scale":
@@ -71,6 +71,8 @@ function message(
     if (input.message.type === "join" && !state.gone.has(from)) {
       return join(state, from, sequence, input.message, nowMs, config);
     }
+    // It was told to wait.
+    if (isRival(state, from)) return { state, effects: [] };
     // It was given up, or knows a coordinator before this one.
     const isAlive = input.message.type === "heartbeat" || input.message.type === "join";
     return { state, effects: isAlive ? [{ type: "send", to: from, message: { type: "unknown" } }] : [] };

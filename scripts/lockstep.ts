@@ -92,7 +92,7 @@ const parser = yargs(hideBin(process.argv))
           insecure: argv.insecure,
           device: argv.device ?? null,
           connectTimeoutSeconds: argv.connectTimeout,
-          managed: argv.managed,
+          managed: argv.managed ?? null,
         }),
       );
     },

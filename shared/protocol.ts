@@ -13,8 +13,10 @@ import { parseRunConfig } from "./config.ts";
 import { describeError, ProtocolError } from "./errors.ts";
 import { PACKAGE_VERSION, PROTOCOL_VERSION } from "./version.ts";
 
-/** Name of a worker; survives a reconnect. */
+/** Name of a worker; survives a reconnect, and the process. */
 export type WorkerId = string;
+/** Names one process of a worker, for as long as it lives: its pid may be that of another process elsewhere. */
+export type ProcessId = string;
 
 const index = z
   .int()
@@ -103,6 +105,7 @@ const WorkerMessageSchema = z.discriminatedUnion("type", [
     /** Of the built files (see code-hash.ts). */
     codeHash: hash,
     workerId: id,
+    process: id,
     host: text,
     pid: index,
     runtime: text,
@@ -208,6 +211,8 @@ const CoordinatorMessageSchema = z.discriminatedUnion("type", [
   z.strictObject({ type: z.literal("refuse"), reason: text }),
   /** The worker may not join, and nobody here needs the state that it holds: it saves it, and exits. */
   z.strictObject({ type: z.literal("otherRun"), reason: text }),
+  /** Another process has the worker's name, and may be gone: join again, until one of the two is known to be. */
+  z.strictObject({ type: z.literal("wait"), reason: text }),
   /** The coordinator does not count this incarnation any more: join again, with the state that it holds. */
   z.strictObject({ type: z.literal("unknown") }),
   /** Load the engine while others train: the receiver enters with the generation after its answer. */

@@ -19,7 +19,7 @@ export class Sequences {
 
   /** The number of the next message to somebody. */
   of(to: string, { type }: CoordinatorMessage): number {
-    if (type === "unknown" || type === "refuse" || type === "otherRun") {
+    if (type === "unknown" || type === "refuse" || type === "otherRun" || type === "wait") {
       this.#last.delete(to);
       return UNNUMBERED;
     }

@@ -11,6 +11,7 @@ import type {
   DataAddress,
   Position,
   PrepareMessage,
+  ProcessId,
   StartMessage,
   StepReport,
   WorkerId,
@@ -25,6 +26,8 @@ export interface SessionConfig {
   /** Control endpoint, for what is said to the user. */
   readonly coordinator: string;
   readonly workerId: WorkerId;
+  /** Names this process, whatever else has its worker's name. */
+  readonly process: ProcessId;
   readonly host: string;
   readonly pid: number;
   readonly runtime: string;
@@ -190,7 +193,7 @@ export function advanceSession(
       return join(state, null, nowMs, config);
     case "message":
       if (input.link !== state.link || !state.isLinked) return { state, effects: [] };
-      return receive({ ...state, heardMs: nowMs, isHeard: true }, input.sequence, input.message);
+      return receive(state, input.sequence, input.message, nowMs);
     case "tick":
       return tick(state, input.observed, nowMs, config);
     case "orphaned":
@@ -223,24 +226,32 @@ function join(state: SessionState, held: Held, nowMs: number, config: SessionCon
 }
 
 function joinMessage({ held, reports }: SessionState, config: SessionConfig): SessionEffect {
-  const { workerId, host, pid, runtime, codeHash, data } = config;
+  const { workerId, process, host, pid, runtime, codeHash, data } = config;
   return {
     type: "send",
     message: {
       type: "join",
       protocolVersion: PROTOCOL_VERSION,
       packageVersion: PACKAGE_VERSION,
-      ...{ codeHash, workerId, host, pid, runtime, data },
+      ...{ codeHash, workerId, process, host, pid, runtime, data },
       holds: held === null ? null : { ...held, reports: [...reports] },
     },
   };
 }
 
-function receive(before: SessionState, sequence: number, message: CoordinatorMessage): SessionTransition {
+function receive(
+  before: SessionState,
+  sequence: number,
+  message: CoordinatorMessage,
+  nowMs: number,
+): SessionTransition {
+  const state: SessionState = {
+    ...{ ...before, sequence, heardMs: nowMs, isHeard: true },
+    waiting: before.isHeard ? before.waiting : null,
+  };
   if (sequence !== UNNUMBERED && sequence !== before.sequence + 1) {
-    return rejoin(before, "Messages of the coordinator were lost on the way: joining again");
+    return rejoin(state, "Messages of the coordinator were lost on the way: joining again");
   }
-  const state: SessionState = { ...before, sequence };
   switch (message.type) {
     case "heartbeat": {
       const reports = state.reports.filter(({ globalStep }) => globalStep > message.safe);
@@ -250,6 +261,11 @@ function receive(before: SessionState, sequence: number, message: CoordinatorMes
       return ended(state, `The coordinator refused this worker: ${message.reason}`);
     case "otherRun":
       return orphaned(state, `The coordinator refused this worker: ${message.reason}`);
+    case "wait": {
+      // It joins again as if it had heard nothing.
+      const waiting = { what: message.reason, sinceMs: before.waiting?.sinceMs ?? nowMs };
+      return { state: { ...state, isHeard: false, waiting }, effects: [] };
+    }
     case "abort":
       return lastWords(state, leftMessage(state), `The run has stopped: ${message.reason}`);
     case "exit":
@@ -417,10 +433,10 @@ function waitingOf(
   { coordinator }: SessionConfig,
 ): Observed["waiting"] {
   if (observed.waiting !== null) return observed.waiting;
-  if (!state.isHeard)
-    return { what: `the coordinator at ${coordinator} to answer`, forMs: nowMs - state.joinedMs };
-  if (state.waiting === null) return null;
-  return { what: state.waiting.what, forMs: nowMs - state.waiting.sinceMs };
+  if (state.waiting !== null) return { what: state.waiting.what, forMs: nowMs - state.waiting.sinceMs };
+  return state.isHeard
+    ? null
+    : { what: `the coordinator at ${coordinator} to answer`, forMs: nowMs - state.joinedMs };
 }
 
 /** Saves the state, as nobody else will. */

@@ -19,7 +19,7 @@ import { EventRing } from "../shared/event-ring.ts";
 import { explainToClient, watchHandshakes } from "../shared/handshakes.ts";
 import type { RunKey } from "../shared/keys.ts";
 import { Outbox } from "../shared/outbox.ts";
-import type { WorkerBulkMessage, WorkerId, WorkerMessage } from "../shared/protocol.ts";
+import type { ProcessId, WorkerBulkMessage, WorkerId, WorkerMessage } from "../shared/protocol.ts";
 import { decodeHeader, encodeHeader, MAX_HEADER_BYTES } from "../shared/header.ts";
 import { HEARTBEAT_MS } from "../shared/heartbeat.ts";
 import { parseCoordinatorMessage } from "../shared/protocol.ts";
@@ -39,6 +39,7 @@ export interface WorkerOptions {
   /** Control endpoint, tcp://host:port. */
   readonly coordinator: string;
   readonly workerId: WorkerId;
+  readonly process: ProcessId;
   /** Interface of the data plane, or null for the one that faces the coordinator. */
   readonly dataHost: string | null;
   /** The run's key, or null if the run has none. */
@@ -182,7 +183,7 @@ class Worker {
     this.#pulse = new Pulse(coordinator, key, log);
     this.#unreachable = new Refusals(log);
     this.#config = {
-      ...{ coordinator, workerId, connectTimeoutMs },
+      ...{ coordinator, workerId, process: options.process, connectTimeoutMs },
       ...{ host: hostname(), pid: process.pid, runtime: RUNTIME_DESCRIPTION, codeHash: codeHash() },
       data: dataPlane.address,
     };

@@ -4,16 +4,22 @@
  * @module
  */
 import { maxWorkersOf } from "../../shared/config.ts";
-import type { WorkerMessage } from "../../shared/protocol.ts";
+import { HEARTBEAT_MS } from "../../shared/heartbeat.ts";
+import type { ProcessId, WorkerMessage } from "../../shared/protocol.ts";
 import { PACKAGE_VERSION } from "../../shared/version.ts";
 import type { Effect, Incarnation, Member, MembershipConfig, MembershipState, Transition } from "./state.ts";
-import { andThen, sorted, update, withJoining } from "./state.ts";
+import { andThen, isStartedHere, sorted, update, withJoining } from "./state.ts";
 import { withReports } from "./commits.ts";
 import { tryStart } from "./generation.ts";
 import { lose } from "./departures.ts";
 
 /** Workers that join within this time enter together. */
 const ADMIT_MS = 200;
+
+/** A worker that is heard so long after another process asked for its name lives: what it says was not just on its way. */
+const LIVES_MS = 2 * HEARTBEAT_MS;
+/** Processes that may wait for one name. */
+const MAX_RIVALS = 64;
 
 type JoinMessage = Extract<WorkerMessage, { type: "join" }>;
 
@@ -27,29 +33,27 @@ export function join(
   config: MembershipConfig,
 ): Transition {
   const refusal = refusalOf(state, message, config);
-  if (refusal !== null) {
-    const text = `Refused worker "${message.workerId}" on ${message.host}: ${refusal}`;
-    return {
-      state,
-      effects: [
-        {
-          type: "send",
-          to: from,
-          message: { type: isOtherRun(message, config) ? "otherRun" : "refuse", reason: refusal },
-        },
-        { type: "refused", text },
-      ],
-    };
+  if (refusal !== null) return refuse(state, from, message, refusal, config);
+  // It was let go before it could join.
+  if (isStartedHere(message.process, config) && !state.local.some(isOf(message))) {
+    return { state, effects: [{ type: "send", to: from, message: { type: "exit" } }] };
   }
-  // A new incarnation of a worker takes the place of the old one, which cannot come back.
   const old = [...state.members, ...state.joining].find((m) => m.workerId === message.workerId);
-  if (old !== undefined) {
-    const without = lose(state, [old], "another process of this name has joined", nowMs, config);
+  // A new incarnation of a process takes the place of the old one, which cannot come back.
+  if (old?.process === message.process) {
+    const without = lose(state, [old], "it has joined again", nowMs, config);
     return andThen(without, (next) => join(next, from, sequence, message, nowMs, config));
   }
+  const local = state.local.find((one) => one.workerId === message.workerId && !isOf(message)(one));
+  if (local !== undefined && !state.exhausted.has(local.workerId)) {
+    const owner = "a worker that this coordinator starts by itself";
+    return refuse(state, from, message, nameTaken(message, owner), config);
+  }
+  if (old !== undefined) return contest(state, old, from, message, nowMs, config);
   const holds = message.holds?.position ?? null;
   const member: Member = {
     workerId: message.workerId,
+    process: message.process,
     incarnation: from,
     data: message.data,
     host: message.host,
@@ -67,6 +71,7 @@ export function join(
     busyMs: 0,
     waitingRanks: [],
     finished: false,
+    rivals: new Map(),
   };
   const numAfter = state.members.length + state.joining.length + 1;
   const count = state.generation === 0 ? `${numAfter} of ${state.wanted}` : `now ${numAfter}`;
@@ -83,6 +88,62 @@ export function join(
   const { runId, run } = config;
   const prepare: Effect = { type: "send", to: from, message: { type: "prepare", runId, config: run } };
   return { state: next, effects: [joined, prepare] };
+}
+
+function refuse(
+  state: MembershipState,
+  from: Incarnation,
+  message: JoinMessage,
+  reason: string,
+  config: MembershipConfig,
+): Transition {
+  const text = `Refused worker "${message.workerId}" on ${message.host}: ${reason}`;
+  const type = isOtherRun(message, config) ? "otherRun" : "refuse";
+  return {
+    state,
+    effects: [
+      { type: "send", to: from, message: { type, reason } },
+      { type: "refused", text },
+    ],
+  };
+}
+
+function isOf({ process }: JoinMessage): (other: { readonly process: ProcessId }) => boolean {
+  return (other) => other.process === process;
+}
+
+/**
+ * Another process has the name. If it is heard from again it lives, and the newcomer is refused; who would evict it had to
+ * be evicted next. Until then the newcomer waits, as a process that was started in the place of one that has died.
+ */
+function contest(
+  state: MembershipState,
+  old: Member,
+  from: Incarnation,
+  message: JoinMessage,
+  nowMs: number,
+  config: MembershipConfig,
+): Transition {
+  const sinceMs = old.rivals.get(from);
+  if (sinceMs !== undefined && old.lastSeenMs >= sinceMs + LIVES_MS) {
+    const owner = `a worker that lives (pid ${old.pid} on ${old.host})`;
+    return refuse(state, from, message, nameTaken(message, owner), config);
+  }
+  const rivals = new Map([...old.rivals].slice(1 - MAX_RIVALS)).set(from, sinceMs ?? nowMs);
+  const reason = `worker "${old.workerId}" (pid ${old.pid} on ${old.host}), which has this name, to be heard or given up`;
+  return {
+    state: update(state, old, { rivals }),
+    effects: [{ type: "send", to: from, message: { type: "wait", reason } }],
+  };
+}
+
+/** Whether somebody waits for the name of a worker that may be gone. */
+export function isRival({ members, joining }: MembershipState, from: Incarnation): boolean {
+  return [...members, ...joining].some(({ rivals }) => rivals.has(from));
+}
+
+function nameTaken({ workerId }: JoinMessage, owner: string): string {
+  return `Cannot join as the name "${workerId}" belongs to ${owner}: give this worker another --worker-id, or leave --worker-id away for a name of its own`;
 }
 
 /** A worker that is joining can take a state at once. */

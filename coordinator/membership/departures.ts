@@ -4,8 +4,8 @@
  * @module
  */
 import type { WorkerId, WorkerMessage } from "../../shared/protocol.ts";
-import type { Effect, Member, MembershipConfig, MembershipState, Transition } from "./state.ts";
-import { andThen, end, sorted } from "./state.ts";
+import type { Effect, LocalProcess, Member, MembershipConfig, MembershipState, Transition } from "./state.ts";
+import { andThen, end, processId, sorted } from "./state.ts";
 import { regroup, tryStart } from "./generation.ts";
 
 /** Delay before a local worker is started again, doubled each time. */
@@ -65,10 +65,10 @@ export function giveUp(
   nowMs: number,
   config: MembershipConfig,
 ): Transition {
-  const local = stuck.map(({ workerId }) => workerId).filter((id) => state.local.includes(id));
-  const lastWords = new Map([...state.lastWords, ...local.map((id) => [id, why] as const)]);
+  const local = state.local.filter(({ process }) => stuck.some((m) => m.process === process));
+  const lastWords = new Map([...state.lastWords, ...local.map(({ workerId }) => [workerId, why] as const)]);
   const { state: next, effects } = lose({ ...state, lastWords }, stuck, why, nowMs, config);
-  const kills = local.map((workerId): Effect => ({ type: "kill", workerId }));
+  const kills = local.map(({ process }): Effect => ({ type: "kill", process }));
   return { state: next, effects: [...effects, ...kills] };
 }
 
@@ -100,14 +100,15 @@ export function failed(
 /** A worker process that this machine started has ended: goes on without it, and starts it again. */
 export function exited(
   state: MembershipState,
-  workerId: WorkerId,
+  { workerId, process }: LocalProcess,
   how: string,
   nowMs: number,
   config: MembershipConfig,
 ): Transition {
-  const member = [...state.members, ...state.joining].find((m) => m.workerId === workerId);
+  const member = [...state.members, ...state.joining].find((m) => m.process === process);
+  const local = state.local.find((one) => one.process === process);
   // It was let go.
-  if (config.localWorkers.length > 0 && !state.local.includes(workerId)) return { state, effects: [] };
+  if (member === undefined && local === undefined) return { state, effects: [] };
   const said = state.lastWords.get(workerId);
   const why = said === undefined ? how : `${how}: ${said}`;
   const text = `The process of worker "${workerId}" has ended: ${how}`;
@@ -115,25 +116,27 @@ export function exited(
     member === undefined
       ? { state, effects: [{ type: "log", level: "warn", text } as const] }
       : lose(state, [member], how, nowMs, config);
-  return andThen(without, (next) => relaunch(next, workerId, why, config));
+  return local === undefined ? without : andThen(without, (next) => relaunch(next, local, why, config));
 }
 
 /** Starts a local worker again, or, where that was of no use, ends a run that has too few left. */
 function relaunch(
   state: MembershipState,
-  workerId: WorkerId,
+  { workerId, process }: LocalProcess,
   how: string,
-  { run }: MembershipConfig,
+  config: MembershipConfig,
 ): Transition {
+  const { run } = config;
   const { local } = state;
-  if (state.status === "trained" || !local.includes(workerId)) return { state, effects: [] };
+  if (state.status === "trained") return { state, effects: [] };
   const count = state.restarts.get(workerId) ?? 0;
   // The same inputs would only make the engine fail once more.
   const isHopeless = state.engineFaults.get(workerId)?.isRepeated === true;
   if (count < run.maxRestarts && !isHopeless) {
     const delayMs = Math.min(FIRST_RESTART_MS * 2 ** count, LAST_RESTART_MS);
     const restarts = new Map(state.restarts).set(workerId, count + 1);
-    return { state: { ...state, restarts }, effects: [{ type: "launch", workerId, delayMs }] };
+    const others = { ...state, restarts, local: local.filter((one) => one.process !== process) };
+    return launch(others, [workerId], delayMs, config);
   }
   const exhausted = new Map(state.exhausted).set(workerId, how);
   const next = { ...state, exhausted };
@@ -153,6 +156,23 @@ function relaunch(
     false,
     `Too few workers are left to go on (--min-workers ${run.minWorkers}); those that are not started again${limit}: ${list}${advice}`,
   );
+}
+
+/** Starts a new process for each of some local workers. */
+function launch(
+  state: MembershipState,
+  workerIds: readonly WorkerId[],
+  delayMs: number,
+  config: MembershipConfig,
+): Transition {
+  const added = workerIds.map((workerId, i): LocalProcess => {
+    return { workerId, process: processId(config, state.numLaunched + i) };
+  });
+  const numLaunched = state.numLaunched + added.length;
+  return {
+    state: { ...state, local: [...state.local, ...added], numLaunched },
+    effects: added.map((one): Effect => ({ type: "launch", ...one, delayMs })),
+  };
 }
 
 /** Ends with the step under way, as the user wants. */
@@ -176,37 +196,45 @@ export function scale(
 ): Transition {
   const state: MembershipState = { ...before, wanted: workers };
   const present = sorted([...state.members, ...state.joining]);
-  if (workers >= present.length) {
-    if (config.localWorkers.length === 0) return tryStart(state, nowMs, config);
-    const numOthers = present.filter(({ workerId }) => !state.local.includes(workerId)).length;
-    const alive = state.local.filter((id) => !state.exhausted.has(id));
-    const wanted = Math.max(0, workers - numOthers - alive.length);
-    const added: WorkerId[] = [];
-    for (let i = 0; added.length < wanted; i++) {
-      const workerId = `worker-${i}`;
-      if (!state.local.includes(workerId)) added.push(workerId);
-    }
-    const launches = added.map((workerId): Effect => ({ type: "launch", workerId, delayMs: 0 }));
-    const next: MembershipState = { ...state, local: [...state.local, ...added] };
-    return andThen({ state: next, effects: launches }, (s) => tryStart(s, nowMs, config));
+  const isPresent = ({ process }: LocalProcess): boolean => present.some((m) => m.process === process);
+  const coming = state.local.filter((one) => !isPresent(one) && !state.exhausted.has(one.workerId));
+  const numMissing = workers - present.length - coming.length;
+  if (numMissing < 0) return shrink(state, present.slice(workers), coming.slice(numMissing), nowMs, config);
+  if (config.localWorkers.length === 0) return tryStart(state, nowMs, config);
+  const added: WorkerId[] = [];
+  for (let i = 0; added.length < numMissing; i++) {
+    const workerId = `worker-${i}`;
+    if (![...state.local, ...present].some((one) => one.workerId === workerId)) added.push(workerId);
   }
-  const leaving = present.slice(workers);
-  const ids = leaving.map(({ workerId }) => workerId);
+  return andThen(launch(state, added, 0, config), (s) => tryStart(s, nowMs, config));
+}
+
+/** @param leaving Members that go. @param dropped Processes that have not joined yet, and need not any more. */
+function shrink(
+  state: MembershipState,
+  leaving: readonly Member[],
+  dropped: readonly LocalProcess[],
+  nowMs: number,
+  config: MembershipConfig,
+): Transition {
   const goodbyes = leaving.map(({ incarnation }): Effect => ({
     type: "send",
     to: incarnation,
     message: { type: "exit" },
   }));
-  const stay = (members: readonly Member[]): readonly Member[] => members.filter((m) => !leaving.includes(m));
+  const kills = dropped.map(({ process }): Effect => ({ type: "kill", process }));
+  const gone = new Set([...leaving, ...dropped].map(({ process }) => process));
+  const stay = <T extends { readonly process: string }>(all: readonly T[]): readonly T[] =>
+    all.filter(({ process }) => !gone.has(process));
   const next: MembershipState = {
     ...state,
-    members: stay(state.members),
-    joining: stay(state.joining),
-    local: state.local.filter((id) => !ids.includes(id)),
+    ...{ members: stay(state.members), joining: stay(state.joining), local: stay(state.local) },
   };
-  const text = `${ids.map((id) => `"${id}"`).join(", ")} ${ids.length === 1 ? "leaves" : "leave"}: scaled to ${workers} workers`;
-  const effects: Effect[] = [...goodbyes, { type: "log", level: "info", text }];
-  return state.status === "training" || state.status === "starting"
+  const names = [...leaving, ...dropped].map(({ workerId }) => `"${workerId}"`);
+  const text = `${names.join(", ")} ${names.length === 1 ? "leaves" : "leave"}: scaled to ${state.wanted} workers`;
+  const effects: Effect[] = [...goodbyes, ...kills, { type: "log", level: "info", text }];
+  const isUnderWay = state.status === "training" || state.status === "starting";
+  return isUnderWay && leaving.length > 0
     ? andThen({ state: next, effects }, (s) => regroup(s, nowMs, config))
     : andThen({ state: next, effects }, (s) => tryStart(s, nowMs, config));
 }

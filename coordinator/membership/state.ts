@@ -9,6 +9,7 @@ import type {
   CoordinatorMessage,
   DataAddress,
   Position,
+  ProcessId,
   StepMetrics,
   StepReport,
   Timing,
@@ -45,8 +46,16 @@ export interface StoredState {
 /** Routing id of one incarnation of a worker. */
 export type Incarnation = string;
 
+/** A worker process that this machine starts, has started, or will start again under another `process`. */
+export interface LocalProcess {
+  readonly workerId: WorkerId;
+  /** Names the process, whatever name its worker has: see processId(). */
+  readonly process: ProcessId;
+}
+
 export interface Member {
   readonly workerId: WorkerId;
+  readonly process: ProcessId;
   readonly incarnation: Incarnation;
   readonly data: DataAddress;
   readonly host: string;
@@ -71,6 +80,8 @@ export interface Member {
   /** For how long one computation has kept it from answering, as its pulse says; 0 once it answers. */
   readonly busyMs: number;
   readonly finished: boolean;
+  /** Other processes that want its name, and since when: they wait until it is heard again, or given up. */
+  readonly rivals: ReadonlyMap<Incarnation, number>;
 }
 
 interface NonFiniteReport {
@@ -110,7 +121,9 @@ export interface MembershipState {
   /** Workers that the first generation waits for. */
   readonly wanted: number;
   /** Worker processes that this machine starts, and starts again. */
-  readonly local: readonly WorkerId[];
+  readonly local: readonly LocalProcess[];
+  /** Processes that this machine was ever told to start. */
+  readonly numLaunched: number;
   /** How often each local worker was started again. */
   readonly restarts: ReadonlyMap<WorkerId, number>;
   /** Local workers that are not started again, with the reason of their last end. */
@@ -143,7 +156,7 @@ export type Input =
     }
   | { readonly type: "tick" }
   /** A worker process that this machine started has ended. */
-  | { readonly type: "exited"; readonly workerId: WorkerId; readonly how: string }
+  | ({ readonly type: "exited"; readonly how: string } & LocalProcess)
   /** The user wants to stop. */
   | { readonly type: "finish" }
   /** The user wants so many workers; at most maxWorkersOf(). */
@@ -179,10 +192,10 @@ export type Effect =
       readonly metrics: StepMetrics;
       readonly timings: ReadonlyMap<WorkerId, Timing>;
     }
-  /** Start a local worker again. */
-  | { readonly type: "launch"; readonly workerId: WorkerId; readonly delayMs: number }
-  /** End the process of a local worker; then input "exited". */
-  | { readonly type: "kill"; readonly workerId: WorkerId }
+  /** Start a process for a local worker, once no other process of that worker is left. */
+  | ({ readonly type: "launch"; readonly delayMs: number } & LocalProcess)
+  /** End a process of a local worker, or start it no more; then input "exited" if it was there. */
+  | { readonly type: "kill"; readonly process: ProcessId }
   /** Every member has finished: save what is left, then input "saved". */
   | { readonly type: "trained"; readonly globalStep: number }
   /** The run is over; if not ok, the shell stops every worker. */
@@ -215,7 +228,8 @@ export function initialState(
     nonFinite: new Map(),
     nonFiniteSinceMs: null,
     wanted: config.run.workers,
-    local: config.localWorkers,
+    local: config.localWorkers.map((workerId, i) => ({ workerId, process: processId(config, i) })),
+    numLaunched: config.localWorkers.length,
     restarts: new Map(),
     exhausted: new Map(),
     engineFaults: new Map(),
@@ -227,6 +241,19 @@ export function initialState(
     explainedMs: nowMs,
     stepMs: 0,
   };
+}
+
+/**
+ * Id of a process that this machine starts. A process says whose it is when it joins; so its end is not taken for that
+ * of another one which has its worker's name by then.
+ */
+export function processId({ term }: MembershipConfig, index: number): ProcessId {
+  return `${term}.${index}`;
+}
+
+/** Whether this process of the coordinator has started a process. */
+export function isStartedHere(process: ProcessId, { term }: MembershipConfig): boolean {
+  return process.startsWith(`${term}.`);
 }
 
 /** By worker id. */

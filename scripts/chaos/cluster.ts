@@ -145,6 +145,14 @@ export class Cluster {
     return running;
   }
 
+  /** Another process under the name of a worker, on its host; resolves when it has ended. */
+  async rivalOf(workerId: string): Promise<Finished> {
+    const host = this.network === null ? COORDINATOR_HOST : this.hostOf(workerId);
+    const rival = this.spawn(host, ["worker", "--coordinator", this.#bind, "--worker-id", workerId]);
+    this.journal.follow(`rival of ${workerId}`, rival);
+    return await rival.finished;
+  }
+
   /** @throws {Error} If the worker was not started by hand. */
   hostOf(workerId: string): number {
     const worker = this.#byHand.get(workerId);

@@ -213,6 +213,20 @@ const killTwo: Fault = async (context) => {
   return { target: `${nameOf(first)}, ${nameOf(second)}`, atStep, evidence, recoveredMs: atMs - firedMs };
 };
 
+const sameName: Fault = async (context) => {
+  const { cluster } = context;
+  const { view } = cluster;
+  const victim = victimOf(context);
+  const [atStep, numGenerations] = [view.globalStep, view.generations.length];
+  const { code, output } = await cluster.rivalOf(victim.id);
+  const refused = new RegExp(`refused this worker: .*name "${victim.id}" belongs to .*`).exec(output);
+  if (code !== 1 || refused === null) throw new Error(`It was not refused, code ${code}: ${output}`);
+  const firedMs = performance.now();
+  const { atMs } = await view.stepAfter(firedMs, PATIENCE_MS);
+  if (view.generations.length > numGenerations) throw new Error("It changed the members");
+  return { target: nameOf(victim), atStep, evidence: [refused[0]], recoveredMs: atMs - firedMs };
+};
+
 const diskFull: Fault = async ({ cluster, disk }) => {
   const { journal, view, runDir } = cluster;
   if (disk === null) throw new Error("Cannot fill the disk as checkpoints are not on one of their own");
@@ -321,6 +335,7 @@ export const FAULTS: Readonly<Record<FaultKind, Fault>> = {
   "kill-coordinator": killCoordinator,
   "kill-all": killAll,
   "kill-two": killTwo,
+  "same-name": sameName,
   "disk-full": diskFull,
   partition: toCoordinator(
     (host) => [

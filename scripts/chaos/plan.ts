@@ -16,6 +16,7 @@ export const FAULT_KINDS = {
   "kill-coordinator": { needs: null, describe: "kill -9 of the coordinator, then --resume on its address" },
   "kill-all": { needs: null, describe: "kill -9 of all workers at once" },
   "kill-two": { needs: null, describe: "a second worker is killed while the run recovers from the first" },
+  "same-name": { needs: null, describe: "another process takes a living worker's name" },
   "disk-full": { needs: "tmpfs", describe: "no room for checkpoints for a while" },
   partition: { needs: "network", describe: "a worker and the coordinator do not reach each other" },
   "partition-in": { needs: "network", describe: "nothing from the coordinator reaches a worker" },

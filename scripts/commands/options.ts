@@ -300,7 +300,7 @@ export const WORKER_OPTIONS = {
   },
   "worker-id": {
     type: "string",
-    defaultDescription: "<host>-<pid>",
+    defaultDescription: "<host>-<pid>-<random>",
     describe: "Name of this worker, unique in the run",
   },
   "data-host": {
@@ -320,7 +320,7 @@ export const WORKER_OPTIONS = {
     default: 60,
     describe: "How long to try to reach the coordinator [seconds]",
   },
-  managed: { type: "boolean", default: false, hidden: true },
+  managed: { type: "string", hidden: true },
 } as const satisfies Record<string, Options>;
 
 export const GENERATE_OPTIONS = {

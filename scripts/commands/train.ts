@@ -228,7 +228,6 @@ async function runToEnd({ bind, launch, insecure }: TrainOptions, prepared: Prep
       }
       const plan = planLocalWorkers(config, gpus);
       workers = launchWorkers({
-        workers: localWorkers,
         // Those that come later share what the first ones have.
         planOf: (workerId) => plan[Number(workerId.replace("worker-", "")) % plan.length],
         endpoint: endpoint.replace("//0.0.0.0:", "//127.0.0.1:"),
@@ -238,8 +237,8 @@ async function runToEnd({ bind, launch, insecure }: TrainOptions, prepared: Prep
         onExit,
       });
     },
-    onLaunch: (workerId, delayMs) => workers?.launch(workerId, delayMs),
-    onKill: (workerId) => workers?.kill(workerId),
+    onLaunch: (started, delayMs) => workers?.launch(started, delayMs),
+    onKill: (process) => workers?.kill(process),
   });
   const onSignal = (signal: Signal): void => {
     if (signalled !== null) {

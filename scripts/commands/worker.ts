@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { randomBytes, randomUUID } from "node:crypto";
 import { hostname } from "node:os";
 import { UsageError } from "../../shared/errors.ts";
 import { keyOf } from "../../shared/keys.ts";
@@ -18,8 +19,8 @@ export interface WorkerCommandOptions {
   readonly insecure: boolean;
   readonly device: number | null;
   readonly connectTimeoutSeconds: number;
-  /** Started by a coordinator on this machine, whose end of standard input must stay open. */
-  readonly managed: boolean;
+  /** Id of this process for the coordinator that has started it and keeps its end of standard input open, or null. */
+  readonly managed: string | null;
 }
 
 /** @returns The exit code of the process. */
@@ -31,7 +32,8 @@ export async function worker(options: WorkerCommandOptions): Promise<number> {
   }
   const key = keyOf(options.key)?.key ?? null;
   const log = (text: string): void => console.log(text);
-  if (options.managed) {
+  const isManaged = options.managed !== null;
+  if (isManaged) {
     // Ctrl-C reaches the whole process group; the coordinator decides what it means.
     process.on("SIGINT", () => undefined);
     process.on("SIGHUP", () => undefined);
@@ -41,13 +43,14 @@ export async function worker(options: WorkerCommandOptions): Promise<number> {
   try {
     await runWorker({
       coordinator: options.coordinator,
-      workerId: options.workerId ?? `${hostname()}-${process.pid}`,
+      workerId: options.workerId ?? ownName(),
+      process: options.managed ?? randomUUID(),
       dataHost: options.dataHost,
       key,
       insecure: options.insecure,
       device: options.device,
       connectTimeoutMs: options.connectTimeoutSeconds * 1000,
-      orphaned: options.managed ? endOfInput() : null,
+      orphaned: isManaged ? endOfInput() : null,
       log,
     });
     log("Done");
@@ -57,6 +60,11 @@ export async function worker(options: WorkerCommandOptions): Promise<number> {
     console.error(error.message);
     return 1;
   }
+}
+
+/** A name that no other worker has: two containers of one host's name may both be its process 1. */
+function ownName(): string {
+  return `${hostname()}-${process.pid}-${randomBytes(3).toString("hex")}`;
 }
 
 /** Resolves when the process at the other end of standard input is gone. */

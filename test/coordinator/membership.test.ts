@@ -21,7 +21,7 @@ const config: MembershipConfig = {
   localWorkers: [],
 };
 
-/** The number is filled in by run(). */
+/** The number is filled in by run(), as are processes that are "". */
 const from = (worker: string, message: WorkerMessage, sequence = NaN): Input => ({
   ...{ type: "message", from: `id-${worker}`, sequence, message },
 });
@@ -32,6 +32,7 @@ const join = (workerId: string, change: object = {}, incarnation = workerId): In
     packageVersion: PACKAGE_VERSION,
     codeHash: "c",
     workerId,
+    process: "",
     host: "h",
     pid: 7,
     runtime: "node",
@@ -48,7 +49,9 @@ const finished = (worker: string, generation: number, globalStep: number): Input
   from(worker, { type: "finished", generation, globalStep });
 const failed = (worker: string, reason: string, byEngine = false): Input =>
   from(worker, { type: "failed", reason, byEngine });
-const exited = (workerId: string): Input => ({ type: "exited", workerId, how: "killed by SIGKILL" });
+const exited = (workerId: string, process = ""): Input => ({
+  ...{ type: "exited", workerId, process, how: "killed by SIGKILL" },
+});
 const tick: Input = { type: "tick" };
 const report = (globalStep: number, change: object = {}) => ({
   globalStep,
@@ -81,10 +84,26 @@ interface Result {
   readonly nowMs: number;
 }
 
-function numbered({ members, joining }: MembershipState, input: Input): Input {
+/** The newest process that has a worker's name. */
+function processOf({ members, joining, local }: MembershipState, workerId: string): string {
+  const known = [...local, ...members, ...joining].find((one) => one.workerId === workerId);
+  return known?.process ?? `process of ${workerId}`;
+}
+
+function numbered(state: MembershipState, input: Input): Input {
+  const { members, joining } = state;
+  if (input.type === "exited" && input.process === "")
+    return { ...input, process: processOf(state, input.workerId) };
   if (input.type !== "message" || !Number.isNaN(input.sequence)) return input;
   const sender = [...members, ...joining].find(({ incarnation }) => incarnation === input.from);
-  return { ...input, sequence: (sender?.sequence ?? 0) + 1 };
+  const { message } = input;
+  return {
+    ...{ ...input, sequence: (sender?.sequence ?? 0) + 1 },
+    message:
+      message.type === "join" && message.process === ""
+        ? { ...message, process: processOf(state, message.workerId) }
+        : message,
+  };
 }
 
 /** Runs inputs 10 ms apart, from the beginning or after another run. */
@@ -292,7 +311,7 @@ t.test("advance() keeps a member whose pulse says that it computes, but not for 
     tick,
     withLocal,
   );
-  t.match(here.effects.at(-1), { type: "kill", workerId: "b" });
+  t.match(here.effects.at(-1), { type: "kill", process: "t.1" });
   const restarted = run([exited("b")], here, withLocal);
   t.match(restarted.effects.at(-1), { type: "launch", workerId: "b" });
   const ended = run([exited("b"), paused("a", 2, 3), exited("a"), exited("a")], restarted, withLocal);
@@ -302,11 +321,54 @@ t.test("advance() keeps a member whose pulse says that it computes, but not for 
   t.same(stranger.effects, []);
 });
 
-t.test("advance() replaces a worker by a new process of its name", async (t) => {
+t.test("advance() gives a process that joins again its place at once", async (t) => {
   const again = run([join("b", {}, "b2")], training);
-  t.match(logs(again.effects), [/Lost worker "b" .*another process of this name/, /"b" joined/]);
+  t.match(logs(again.effects), [/Lost worker "b" .*it has joined again/, /"b" joined/]);
   const { effects } = run([paused("a", 2, 2)], again);
   t.match(starts(effects), [{ stateTo: [1] }, { stateFrom: "peer" }]);
+});
+
+/** Another process that wants the name "b", from its first try on. */
+const rival = (number = 1): Input => join("b", { process: `rival ${number}` }, `rival-${number}`);
+
+t.test("advance() refuses a name whose worker lives, and evicts nobody", async (t) => {
+  const asked = run([rival()], training);
+  t.match(asked.effects, [{ type: "send", message: { type: "wait", reason: /"b" \(pid 7 on h\)/ } }]);
+  t.same(run([beat("rival-1")], asked).effects, [], "it is not told to join anew");
+  const early = later(later(asked, 200, beat("b")), 700, rival());
+  t.match(early.effects, [{ message: { type: "wait" } }], "what b said may have been on its way");
+  const other = later(asked, 300, rival(2));
+  const { state, effects } = later(later(other, 700, beat("b")), 100, rival());
+  t.match(effects, [
+    {
+      to: "id-rival-1",
+      message: { type: "refuse", reason: /"b" belongs to a worker that lives.*another --worker-id/ },
+    },
+    { type: "refused" },
+  ]);
+  t.match(state.members, [{ workerId: "a" }, { workerId: "b", incarnation: "id-b" }], "both train on");
+  t.equal(state.status, "training");
+});
+
+t.test("advance() takes a new process for a worker that is silent, once it is given up", async (t) => {
+  let now = run([rival()], training);
+  for (let i = 0; i < 2; i++) {
+    now = later(later(now, 900, beat("a")), 10, rival());
+    t.match(now.effects, [{ message: { type: "wait" } }]);
+  }
+  now = later(now, 300);
+  t.match(logs(now.effects), [/Lost worker "b" .*silent/]);
+  const heartbeat = run([beat("rival-1")], now);
+  t.match(heartbeat.effects, [{ message: { type: "unknown" } }], "it need not wait for its next try");
+  t.match(logs(run([rival()], heartbeat).effects), [/"b" joined/]);
+});
+
+t.test("advance() keeps names for the processes that it starts", async (t) => {
+  const begun = run([join("a")], undefined, withLocal);
+  t.match(run([rival()], begun, withLocal).effects, [
+    { message: { type: "refuse", reason: /"b" belongs to a worker that this coordinator starts by itself/ } },
+    { type: "refused" },
+  ]);
 });
 
 t.test("advance() waits below the minimum, and says so", async (t) => {
@@ -454,9 +516,17 @@ t.test("advance() scales: starts local workers, lets the last ones go", async (t
   const use = { ...config, localWorkers: ["worker-0", "worker-1"] };
   const up = run([{ type: "scale", workers: 4 }], begun, use);
   t.match(up.effects, [
-    { type: "launch", workerId: "worker-2", delayMs: 0 },
-    { type: "launch", workerId: "worker-3" },
+    { type: "launch", workerId: "worker-2", process: "t.2", delayMs: 0 },
+    { type: "launch", workerId: "worker-3", process: "t.3" },
   ]);
+  const back = run([{ type: "scale", workers: 2 }], up, use);
+  t.match(
+    back.effects,
+    [{ type: "kill", process: "t.2" }, { type: "kill", process: "t.3" }, { type: "log" }],
+    "who has not joined yet is not waited for",
+  );
+  const early = run([join("worker-3", { process: "t.3" }, "3")], back, use);
+  t.same(sent(early.effects), ["id-3 exit"], "nor let in");
   const down = run([{ type: "scale", workers: 1 }], begun, use);
   t.same(sent(down.effects), ["id-worker-1 exit", "id-worker-0 regroup"]);
   const gone = run([exited("worker-1"), paused("worker-0", 2, 3)], down, use);
@@ -466,6 +536,30 @@ t.test("advance() scales: starts local workers, lets the last ones go", async (t
   );
   t.match(starts(gone.effects), [{ worldSize: 1, stateFrom: "own" }]);
   t.same(run([{ type: "scale", workers: 3 }], training).effects, [], "by hand");
+});
+
+t.test("advance() takes no end of a process for that of the next one of its name", async (t) => {
+  const use = { ...config, localWorkers: ["worker-0", "worker-1"] };
+  const begun = run(
+    [join("worker-0"), join("worker-1"), ready("worker-0"), ready("worker-1")],
+    undefined,
+    use,
+  );
+  const again = run(
+    [
+      ...[{ type: "scale", workers: 1 } as const, { type: "scale", workers: 2 } as const],
+      exited("worker-1", "t.1"),
+    ],
+    begun,
+    use,
+  );
+  const launches = again.all.filter(({ type }) => type === "launch");
+  t.match(launches, [{ workerId: "worker-1", process: "t.2", delayMs: 0 }]);
+  const { state } = run([join("worker-1", {}, "new"), exited("worker-1", "t.1")], again, use);
+  t.match(
+    [...state.members, ...state.joining],
+    [{ workerId: "worker-0" }, { workerId: "worker-1", process: "t.2" }],
+  );
 });
 
 t.test("advance() scales before the run begins: it waits for as many as it is told", async (t) => {

@@ -36,7 +36,7 @@ export const CONTROL: readonly WorkerMessage[] = [
       protocolVersion: PROTOCOL_VERSION,
       packageVersion: PACKAGE_VERSION,
       codeHash: "0",
-      workerId: "stranger",
+      ...{ workerId: "stranger", process: "p" },
     },
     ...{ host: "h", pid: 1, runtime: "node", data, holds: { runId: "r", position, reports: [report] } },
   },
@@ -59,6 +59,7 @@ export const CONTROL: readonly WorkerMessage[] = [
 export const CONTROL_ANSWERS: readonly CoordinatorMessage[] = [
   { type: "refuse", reason: "no" },
   { type: "otherRun", reason: "no" },
+  { type: "wait", reason: "no" },
   { type: "unknown" },
   { type: "prepare", runId: "r", config: parseRunConfig({ workers: 1 }) },
   { type: "regroup", generation: 2 },

@@ -23,6 +23,7 @@ t.test("messages survive encoding and parsing", async (t) => {
     packageVersion: PACKAGE_VERSION,
     codeHash: "c",
     workerId: "w",
+    process: "p",
     host: "h",
     pid: 1,
     runtime: "node",

@@ -5,7 +5,7 @@
  *
  * @module
  */
-import type { MembershipConfig } from "../../coordinator/membership/state.ts";
+import type { LocalProcess, MembershipConfig } from "../../coordinator/membership/state.ts";
 import type { RunConfig } from "../../shared/config.ts";
 import { parseRunConfig } from "../../shared/config.ts";
 import type { StepReport } from "../../shared/protocol.ts";
@@ -48,6 +48,8 @@ const HOME = "host-0";
 const PATIENCE_MS = 120_000;
 /** How often the user looks whether enough workers are there. */
 const USER_MS = 3000;
+/** How often it is looked whether the process is gone whose name another one gets. */
+const LAUNCH_AGAIN_MS = 10;
 const MAX_EVENTS = 2_000_000;
 
 export class Cluster {
@@ -128,21 +130,26 @@ export class Cluster {
     this.note(`${process.name} starts`);
     const coordinator = new SimulatedCoordinator(this, process, config);
     this.#coordinator = coordinator;
-    for (const workerId of localWorkers) this.launch(workerId, coordinator);
+    for (const first of coordinator.state.local) this.launch(first, coordinator);
   }
 
-  /** Starts a worker process on the coordinator's host. */
-  launch(workerId: string, coordinator: SimulatedCoordinator): void {
-    if (!coordinator.process.alive) return;
-    const old = this.#workers.get(workerId);
-    if (old === undefined) this.#startWorker(workerId, HOME, true);
+  /** Starts a worker process on the coordinator's host, once no other of its name is left there. */
+  launch(started: LocalProcess, coordinator: SimulatedCoordinator): void {
+    const isWanted = coordinator.state.local.some(({ process }) => process === started.process);
+    if (!coordinator.process.alive || !isWanted) return;
+    if (this.#workers.has(started.workerId)) {
+      return this.world.after(LAUNCH_AGAIN_MS, () =>
+        coordinator.process.run(() => this.launch(started, coordinator)),
+      );
+    }
+    this.#startWorker(started.workerId, HOME, started.process);
   }
 
-  #startWorker(workerId: string, host: string, isLocal: boolean): void {
+  #startWorker(workerId: string, host: string, processId: string | null): void {
     const process = new Process(`${workerId}#${++this.#numProcesses}`, host);
     this.note(`${process.name} starts`);
     // A process takes a while to come up.
-    this.#workers.set(workerId, new SimulatedWorker(this, workerId, process, isLocal));
+    this.#workers.set(workerId, new SimulatedWorker(this, workerId, process, processId));
   }
 
   /** The user starts workers by hand as long as there are too few. */
@@ -160,7 +167,7 @@ export class Cluster {
     for (let i = 0; ; i++) {
       const workerId = `hand-${i}`;
       if (this.#workers.has(workerId)) continue;
-      return this.#startWorker(workerId, `host-${i + 1}`, false);
+      return this.#startWorker(workerId, `host-${i + 1}`, null);
     }
   }
 
@@ -250,13 +257,14 @@ export class Cluster {
     this.#workers.delete(worker.workerId);
     const coordinator = this.#coordinator;
     if (worker.isLocal && coordinator !== null) {
-      this.world.after(this.world.between(1, 5), () => coordinator.exited(worker.workerId, how));
+      const { workerId, processId: process } = worker;
+      this.world.after(this.world.between(1, 5), () => coordinator.exited({ workerId, process }, how));
     }
   }
 
   /** The coordinator ends a worker of its machine. */
-  killLocal(workerId: string): void {
-    const worker = this.#workers.get(workerId);
+  killLocal(processId: string): void {
+    const worker = [...this.#workers.values()].find((one) => one.processId === processId);
     if (worker?.isLocal !== true) return;
     this.world.kill(worker.process, false);
     this.#gone(worker, "killed by SIGKILL");

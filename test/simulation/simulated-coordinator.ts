@@ -5,7 +5,13 @@
  *
  * @module
  */
-import type { Effect, Input, MembershipConfig, MembershipState } from "../../coordinator/membership/state.ts";
+import type {
+  Effect,
+  Input,
+  LocalProcess,
+  MembershipConfig,
+  MembershipState,
+} from "../../coordinator/membership/state.ts";
 import { advance } from "../../coordinator/membership.ts";
 import { initialState } from "../../coordinator/membership/state.ts";
 import type { CoordinatorMessage, WorkerMessage } from "../../shared/protocol.ts";
@@ -125,8 +131,8 @@ export class SimulatedCoordinator {
   }
 
   /** A process of this machine has ended. */
-  exited(workerId: string, how: string): void {
-    this.process.run(() => this.#input({ type: "exited", workerId, how }));
+  exited(ended: LocalProcess, how: string): void {
+    this.process.run(() => this.#input({ type: "exited", ...ended, how }));
   }
 
   scale(workers: number): void {
@@ -173,11 +179,9 @@ export class SimulatedCoordinator {
         this.#next = effect;
         return this.#startStream();
       case "launch":
-        return world.after(effect.delayMs, () =>
-          this.process.run(() => this.#cluster.launch(effect.workerId, this)),
-        );
+        return world.after(effect.delayMs, () => this.process.run(() => this.#cluster.launch(effect, this)));
       case "kill":
-        return this.#cluster.killLocal(effect.workerId);
+        return this.#cluster.killLocal(effect.process);
       case "rewind":
         disk.metrics = disk.metrics.filter((step) => step <= effect.globalStep);
         return checks.wentTo(this.term, effect.globalStep);

@@ -60,6 +60,8 @@ type Wait =
 
 export class SimulatedWorker {
   readonly workerId: string;
+  /** What it says that its process is. */
+  readonly processId: string;
   readonly process: Process;
   /** Whether it ends with the coordinator's process. */
   readonly isLocal: boolean;
@@ -84,15 +86,19 @@ export class SimulatedWorker {
   #saved: number | null = null;
   #pictured: number | null = null;
 
-  constructor(cluster: Cluster, workerId: string, process: Process, isLocal: boolean) {
+  /** @param processId Given by the coordinator that has started it, or null. */
+  constructor(cluster: Cluster, workerId: string, process: Process, processId: string | null) {
+    const isLocal = processId !== null;
     this.#cluster = cluster;
     this.workerId = workerId;
+    this.processId = processId ?? process.name;
     this.process = process;
     this.isLocal = isLocal;
     this.#config = {
       ...{
         coordinator: "tcp://coordinator:1",
         workerId,
+        process: this.processId,
         host: process.host,
         pid: 1,
         runtime: "simulated",

@@ -7,7 +7,8 @@ import { UNNUMBERED } from "../../shared/sequence.ts";
 import { advanceSession, initialSession } from "../../worker/session.ts";
 
 const config: SessionConfig = {
-  ...{ coordinator: "tcp://c:1", workerId: "w", host: "h", pid: 1, runtime: "node", codeHash: "c" },
+  ...{ coordinator: "tcp://c:1", workerId: "w", process: "p", host: "h", pid: 1, runtime: "node" },
+  codeHash: "c",
   ...{ data: { endpoint: "tcp://h:1", sharedFile: null }, connectTimeoutMs: 30_000 },
 };
 
@@ -156,6 +157,23 @@ t.test("a session joins again where its first word was lost", async (t) => {
   t.match(sent(run([tick], patient, 500).effects), [{ type: "join" }]);
   const heard = run([says({ type: "heartbeat", safe: 0 })], patient);
   t.match(sent(run([tick], heard, 500).effects), [{ type: "heartbeat" }], "once it was heard");
+});
+
+t.test("a session that waits for its name tries again, however long, until it is refused", async (t) => {
+  const reason = 'worker "w" (pid 2 on h), which has this name, to be heard or given up';
+  let now = run([{ type: "open" }, says({ type: "wait", reason }, 1, UNNUMBERED)]);
+  for (let i = 0; i < 40; i++) {
+    now = run([tick], now, 1000);
+    t.match(sent(now.effects)[0], { type: "join" }, "it asks again");
+    now = run([says({ type: "wait", reason }, 1, UNNUMBERED)], now);
+    t.same(now.effects, []);
+  }
+  const said = run([tick], now, 4900).effects.find(({ type }) => type === "log");
+  t.match(said, { text: /^Waiting for worker "w" .* to be heard or given up, for 4\d\.\d s/ });
+  const refused = run([says({ type: "refuse", reason: "taken" }, 1, UNNUMBERED)], now);
+  t.match(refused.effects, [{ type: "end", outcome: { reason: /refused this worker: taken/ } }]);
+  const admitted = run([says({ type: "heartbeat", safe: 0 }), tick], now, 1000);
+  t.notMatch(sent(admitted.effects)[0], { type: "join" });
 });
 
 t.test("a session keeps few reports for a coordinator that is gone", async (t) => {
