@@ -11,6 +11,7 @@ import { dirname, join } from "node:path";
 import type { Manifest, TrainingState } from "../shared/checkpoint.ts";
 import {
   checkFile,
+  checkFinite,
   checkNetworks,
   decodeState,
   MANIFEST_FILE,
@@ -213,6 +214,7 @@ export async function loadCheckpoint(
     for (const name of names) {
       const bytes = await readFile(join(path, name));
       checkFile(manifest, name, bytes);
+      checkFinite(name, bytes);
       files.set(name, bytes);
     }
     return { manifest, path, files };

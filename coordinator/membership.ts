@@ -130,8 +130,9 @@ function fromMember(
     case "finished":
       return finished(update(seen, member, { finished: true }), message.globalStep, nowMs);
     case "nonFinite": {
-      const { globalStep, phase, own } = message;
-      const nonFinite = new Map(seen.nonFinite).set(member.workerId, { globalStep, phase, own });
+      const { globalStep, phase, isApplied, own } = message;
+      const report = { globalStep, phase, isApplied, own };
+      const nonFinite = new Map(seen.nonFinite).set(member.workerId, report);
       const next = { ...seen, nonFinite, nonFiniteSinceMs: seen.nonFiniteSinceMs ?? nowMs };
       return nonFinite.size === seen.members.length ? diverged(next) : { state: next, effects: [] };
     }

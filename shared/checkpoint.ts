@@ -175,6 +175,16 @@ export function checkFile(manifest: Manifest, name: string, bytes: Uint8Array): 
   }
 }
 
+/** @throws {CheckpointError} If a value is not finite: nothing can be trained or drawn from such a state. */
+export function checkFinite(name: string, file: Uint8Array): void {
+  for (const { name: tensor, dtype, bytes } of decodeSafetensors(file)) {
+    if (dtype !== "F32") continue;
+    const value = floatsOf(bytes, bytes.byteLength / 4).find((x) => !Number.isFinite(x));
+    if (value === undefined) continue;
+    throw new CheckpointError(`Cannot use ${name} as all values must be finite: "${tensor}" has ${value}`);
+  }
+}
+
 /** Names of the files beside the manifest. */
 export const STATE_FILES = NETWORKS.flatMap((name) => [
   `${name}.safetensors`,

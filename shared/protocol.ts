@@ -150,12 +150,14 @@ const WorkerMessageSchema = z.discriminatedUnion("type", [
   z.strictObject({ type: z.literal("step"), generation: index, report: StepReportSchema }),
   /** The worker has done its last step and holds the final state. */
   z.strictObject({ type: z.literal("finished"), generation: index, globalStep: index }),
-  /** A reduced gradient or loss is not finite, so nobody applied it. Every worker sends this. */
+  /** A reduced gradient or loss is not finite, or a state after its update. Every worker sends this. */
   z.strictObject({
     type: z.literal("nonFinite"),
     generation: index,
     globalStep: index,
     phase: text,
+    /** Whether the update was applied, so that a parameter or moment is not finite. */
+    isApplied: z.boolean(),
     /** What this worker's own shards contributed, or null if its part was finite. */
     own: text.nullable(),
   }),

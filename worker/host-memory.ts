@@ -78,11 +78,15 @@ export class HostMemory {
     else roundToBf16(vector);
   };
 
-  /** The bits of adamStep() in shared/adam.ts. All vectors must lie here. */
-  adamStep(parameters: Float32Array, gradient: Float32Array, state: AdamState, config: AdamConfig): void {
+  /**
+   * The bits of adamStep() in shared/adam.ts. All vectors must lie here.
+   *
+   * @returns Whether parameters and moments are finite afterwards: a gradient may be, and its square not.
+   */
+  adamStep(parameters: Float32Array, gradient: Float32Array, state: AdamState, config: AdamConfig): boolean {
     const { learningRate, beta1, beta2, epsilon } = config;
     state.step += 1;
-    this.kernels.adam(
+    const isFinite = this.kernels.adam(
       parameters.length,
       this.pointer(parameters),
       this.pointer(state.m),
@@ -95,6 +99,7 @@ export class HostMemory {
       1 - exactPower(beta1, state.step),
       1 - exactPower(beta2, state.step),
     );
+    return isFinite === 1;
   }
 
   /** Euclidean norm of the first `length` values, in float64; not finite exactly if a value is not. */

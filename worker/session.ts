@@ -121,6 +121,7 @@ export type SessionInput =
       readonly generation: number;
       readonly globalStep: number;
       readonly phase: string;
+      readonly isApplied: boolean;
       readonly own: string | null;
     }
   /** Something of the shell's does not work any more. */
@@ -348,9 +349,9 @@ function fromTraining(
       );
     }
     case "nonFinite": {
-      const { globalStep, phase, own } = input;
+      const { globalStep, phase, isApplied, own } = input;
       const what = "the coordinator's word on a gradient that is not finite";
-      return send({ type: "nonFinite", generation, globalStep, phase, own }, what);
+      return send({ type: "nonFinite", generation, globalStep, phase, isApplied, own }, what);
     }
   }
 }

@@ -51,7 +51,7 @@ export interface TrainLoopReports {
  * Trains until the batches end.
  *
  * @throws {Interrupted} If the members change.
- * @throws {NonFiniteError} If a reduced gradient or loss is not finite; that phase is not applied.
+ * @throws {NonFiniteError} If a reduced gradient or loss is not finite, or what follows from it.
  */
 export async function trainLoop(parts: TrainLoopParts, reports: TrainLoopReports): Promise<void> {
   const { start, model, engine, memory, replica, buffers, batches, dataPlane, progress } = parts;

@@ -29,16 +29,21 @@ import type { HostMemory } from "./host-memory.ts";
 import { SEGMENT_FLOATS, SegmentPool } from "./collective.ts";
 import type { Replica } from "./replica.ts";
 
-/** A loss or gradient that is not finite, found before anybody applied it. */
+/** A loss or gradient that is not finite, found before anybody applied it; or what follows from one that is. */
 export class NonFiniteError extends Error {
   override name = "NonFiniteError";
-  readonly phase: string;
+  /** Whether it was applied, so that parameters or moments are not finite, and the replica holds no state of use. */
+  readonly isApplied: boolean;
   /** What this rank's own shards contributed, or null if that was finite. */
   readonly own: string | null;
 
-  constructor(phase: string, own: string | null) {
-    super(`Loss or gradient of phase ${phase} is not finite`);
-    this.phase = phase;
+  constructor(
+    phase: string,
+    { isApplied, own }: { readonly isApplied: boolean; readonly own: string | null },
+  ) {
+    const what = isApplied ? "A parameter or moment after" : "Loss or gradient of";
+    super(`${what} phase ${phase} is not finite`);
+    this.isApplied = isApplied;
     this.own = own;
   }
 }
@@ -152,7 +157,7 @@ export function vectorLength(model: Model, network: NetworkName): number {
  * Brings the replica to the end of the step that it is in.
  *
  * @param batch (discriminatorSteps, rank's samples, imagePixels) uint8.
- * @throws {NonFiniteError} Before anything of the phase is applied; every rank throws it in the same phase.
+ * @throws {NonFiniteError} Every rank in the same phase: before anything of it is applied, or when all is.
  * @throws {EngineError} If the engine fails.
  * @throws {Interrupted} If the members change; progress says how far the replica is.
  */
@@ -194,11 +199,14 @@ export async function trainStep(
     const norm = context.memory.norm(reduced, numParameters);
     const metrics = [...reduced.subarray(numParameters)];
     if (!Number.isFinite(norm) || !metrics.every(Number.isFinite)) {
-      throw new NonFiniteError(phase.name, ownFault(partials, numParameters));
+      throw new NonFiniteError(phase.name, { isApplied: false, own: ownFault(partials, numParameters) });
     }
     for (const { values } of partials) buffers.give(network, values);
-    context.memory.adamStep(replica[network].parameters, reduced, replica[network].adam, config);
-    engine.setParameters(network, replica[network].parameters);
+    const { parameters, adam } = replica[network];
+    if (!context.memory.adamStep(parameters, reduced, adam, config)) {
+      throw new NonFiniteError(phase.name, { isApplied: true, own: null });
+    }
+    engine.setParameters(network, parameters);
     progress.phase += 1;
     timing.applyMs += performance.now() - applyStart;
 

@@ -335,7 +335,10 @@ export class Trainer {
       report({ type: "trained", generation, globalStep: progress.globalStep });
     } catch (error) {
       if (!(error instanceof NonFiniteError)) throw error;
-      report({ type: "nonFinite", generation, ...this.#position, own: error.own });
+      const { isApplied, own } = error;
+      // Nobody may take or save what is left.
+      if (isApplied && this.#own !== null) this.#own.hasState = false;
+      report({ type: "nonFinite", generation, ...this.#position, isApplied, own });
     }
   }
 }

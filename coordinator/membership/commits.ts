@@ -101,11 +101,15 @@ function divergenceOf(
   return null;
 }
 
-/** Ends the run, as a loss or gradient is not finite on any member. */
+/** Ends the run, as a loss or gradient is not finite on any member, or what follows from it. */
 export function diverged(state: MembershipState): Transition {
   const [first] = state.nonFinite.values();
+  const at = `step ${first.globalStep}, phase ${first.phase}`;
   const own = [...state.nonFinite].flatMap(([id, r]) => (r.own === null ? [] : [`worker "${id}": ${r.own}`]));
   const who = own.length > 0 ? own.join("; ") : "every worker's part was finite, their sum was not";
-  const text = `Training has diverged: loss or gradient is not finite at step ${first.globalStep}, phase ${first.phase} (${who}). The update was not applied. Lower --learning-rate, or change --beta1 or the seed, in a new run`;
+  const what = first.isApplied
+    ? `a parameter, or a moment of the optimizer, is not finite after the update of ${at}. That state is not saved`
+    : `loss or gradient is not finite at ${at} (${who}). The update was not applied`;
+  const text = `Training has diverged: ${what}. Lower --learning-rate, or change --beta1 or the seed, in a new run`;
   return end(state, false, text);
 }

@@ -87,6 +87,7 @@ export interface Member {
 interface NonFiniteReport {
   readonly globalStep: number;
   readonly phase: string;
+  readonly isApplied: boolean;
   readonly own: string | null;
 }
 

@@ -1,4 +1,4 @@
-import { chmod, cp, mkdir, readdir, readFile, truncate, writeFile } from "node:fs/promises";
+import { chmod, cp, mkdir, readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import t from "tap";
 import {
@@ -74,6 +74,26 @@ t.test("loadNewest() names a damaged checkpoint and takes the one before it", as
     /step-00000003 is damaged.*discriminator-optimizer\.safetensors.*bytes/,
     /step-00000002 is damaged.*generator\.safetensors/,
   ]);
+});
+
+t.test("a state that is not finite is not saved, and one of before is named and passed over", async (t) => {
+  const directory = t.testdir();
+  await saveCheckpoint(directory, 1, contents(1), 3);
+  const notFinite =
+    /Cannot use discriminator-optimizer\.safetensors as all values must be finite: "exp_avg_sq\.model\.0\.\w+" has (NaN|Infinity)/;
+  for (const moment of [NaN, Infinity]) {
+    await t.rejects(saveCheckpoint(directory, 2, contents(2, moment), 3), { cause: { message: notFinite } });
+    t.same(await readdir(directory), ["step-00000001"]);
+    const path = join(directory, "step-00000003");
+    await mkdir(path);
+    for (const [name, bytes] of contents(3, moment)) await writeFile(join(path, name), bytes);
+    const reasons: string[] = [];
+    const loaded = await loadNewest(directory, (reason) => reasons.push(reason));
+    t.equal(loaded.manifest.globalStep, 1);
+    t.match(reasons, [notFinite]);
+    t.match(reasons, [/step-00000003 is damaged/]);
+    await rm(path, { recursive: true });
+  }
 });
 
 t.test("loadNewest() stops at another format instead of taking an older checkpoint", async (t) => {

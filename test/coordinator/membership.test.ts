@@ -603,12 +603,20 @@ t.test("advance() says for whom it waits", async (t) => {
 
 t.test("advance() gathers all reports of a gradient that is not finite before it ends", async (t) => {
   const report = (worker: string, own: string | null): Input =>
-    from(worker, { type: "nonFinite", generation: 1, globalStep: 3, phase: "G", own });
+    from(worker, { type: "nonFinite", generation: 1, globalStep: 3, phase: "G", isApplied: false, own });
   const first = run([report("a", null)], training);
   t.same(ends(first.effects), []);
   const [end] = ends(run([report("b", "gradient value 5 of shards 2..3 is NaN")], first).effects);
   t.match(end, { ok: false, reason: /step 3, phase G \(worker "b": gradient value 5.*NaN\).*not applied/ });
   t.match(ends(later(first, 1100).effects), [{ ok: false, reason: /their sum was not/ }]);
+  const applied = { generation: 1, globalStep: 3, phase: "G", isApplied: true, own: null };
+  const both = ["a", "b"].map((worker) => from(worker, { type: "nonFinite", ...applied }));
+  t.match(ends(run(both, training).effects), [
+    {
+      ok: false,
+      reason: /moment .* not finite after the update of step 3, phase G\. That state is not saved/,
+    },
+  ]);
 });
 
 t.test("advance() finishes: the step under way is ended, its state saved, then all exit", async (t) => {

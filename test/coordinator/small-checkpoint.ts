@@ -13,8 +13,12 @@ export const model = {
   discriminator: network("discriminator", 3, [dense(3, 1)]),
 };
 
-/** Files of a checkpoint whose every value depends on the step. */
-export function contents(globalStep: number): ReadonlyMap<string, Uint8Array> {
+/**
+ * Files of a checkpoint whose every value depends on the step.
+ *
+ * @param moment A second moment of the discriminator, if not that.
+ */
+export function contents(globalStep: number, moment?: number): ReadonlyMap<string, Uint8Array> {
   const vectors = (n: number) => {
     const filled = (x: number): Float32Array => new Float32Array(n).fill(x + globalStep);
     return { parameters: filled(0.5), m: filled(0.25), v: filled(0.125), step: globalStep };
@@ -23,6 +27,7 @@ export function contents(globalStep: number): ReadonlyMap<string, Uint8Array> {
     generator: vectors(model.generator.numParameters),
     discriminator: vectors(model.discriminator.numParameters),
   };
+  if (moment !== undefined) state.discriminator.v[1] = moment;
   const meta = {
     globalStep,
     config: parseRunConfig({ workers: 1, maxSteps: 10 }),

@@ -49,7 +49,7 @@ export const CONTROL: readonly WorkerMessage[] = [
   { type: "ready", generation: 1, stateHash: "0" },
   { type: "step", generation: 1, report },
   { type: "finished", generation: 1, globalStep: 3 },
-  { type: "nonFinite", generation: 1, globalStep: 3, phase: "G", own: "loss" },
+  { type: "nonFinite", generation: 1, globalStep: 3, phase: "G", isApplied: false, own: "loss" },
   { type: "prepared", runId: "r" },
   { type: "left", generation: 1 },
   { type: "failed", reason: "because", byEngine: true },

@@ -119,6 +119,43 @@ t.test("divergence stops the run and names step, phase and worker", async (t) =>
   t.match(output, /(Last good checkpoint: step|No checkpoint had been written)/);
 });
 
+t.test("a state that is not finite is never saved, nor taken for a run that has ended well", async (t) => {
+  const dir = t.testdir();
+  // The square of a gradient overflows before the gradient does, so a moment is the first that is not finite.
+  const cases = [
+    ["--learning-rate", "1e6"],
+    ["--learning-rate", "1e9"],
+    ["--learning-rate", "30", "--objective", "least-squares"],
+  ];
+  const saved: number[] = [];
+  for (const [i, flags] of cases.entries()) {
+    const runDir = join(dir, `${i}`);
+    const { code, output } = await run([
+      ...["train", ...TRAINING_FLAGS, ...flags, "--seed", "1", "--workers", "2", "--global-batch-size", "8"],
+      ...["--max-steps", "50", "--checkpoint-every", "1", "--keep-checkpoints", "50", "--run-dir", runDir],
+    ]);
+    t.equal(code, 1, output);
+    t.match(
+      output,
+      /ERROR: Training has diverged: a parameter, or a moment .* is not saved\. Lower --learning-rate/,
+    );
+    const lastGood = /Last good checkpoint: step (\d+)/.exec(output);
+    if (lastGood === null) {
+      t.match(output, /No checkpoint had been written yet/);
+      t.same(readdirSync(join(runDir, "checkpoints")), []);
+      continue;
+    }
+    const { checkpoints } = inspect(runDir);
+    t.equal(checkpoints[0].globalStep, Number(lastGood[1]));
+    for (const { globalStep, damage } of checkpoints) t.equal(damage, null, `step ${globalStep} is finite`);
+    saved.push(checkpoints.length);
+  }
+  t.ok(
+    saved.some((count) => count > 0),
+    "one of them went well for some steps",
+  );
+});
+
 t.test("strangers and noise on the coordinator's ports change nothing", async (t) => {
   const { Dealer } = await import("zeromq");
   const runDir = join(t.testdir(), "run");

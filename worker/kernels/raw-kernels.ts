@@ -54,6 +54,7 @@ export interface DirectKernels {
    * One Adam step in place: the bits of adamStep() in shared/adam.ts.
    *
    * @param biasCorrection1 1 - beta1^t. @param biasCorrection2 1 - beta2^t.
+   * @returns 1 if parameters and moments are finite afterwards, else 0.
    */
   readonly adam: (
     n: number,
@@ -67,7 +68,7 @@ export interface DirectKernels {
     epsilon: number,
     biasCorrection1: number,
     biasCorrection2: number,
-  ) => void;
+  ) => number;
 }
 
 /** batch; height, width, channels of x; height, width of the filter; height, width, channels of y; strides; padding. */

@@ -10,6 +10,41 @@ const CONFIGS: readonly AdamConfig[] = [
 ];
 
 for (const { name, arena, kernels } of await loadBuilds()) {
+  t.test(`adam() (${name}) says whether all that it leaves is finite`, (t) => {
+    // An epsilon that is 0 as float32: in lanes behind the end nothing is divided by nothing.
+    const tiny = { learningRate: 1e-3, beta1: 0.5, beta2: 0.999, epsilon: 1e-60 };
+    /** What one step on ones leaves, with one value of one vector changed. */
+    const isFinite = (
+      n: number,
+      at: number,
+      change: Partial<Record<"p" | "m" | "v" | "g", number>>,
+    ): boolean => {
+      const [p, m, v, g] = (["p", "m", "v", "g"] as const).map((vector) => {
+        const values = new Float32Array(n).fill(1);
+        values[at] = change[vector] ?? 1;
+        return arena.floats(values);
+      });
+      const { learningRate, beta1, beta2, epsilon } = tiny;
+      const result = kernels.adam(n, p, m, v, g, learningRate, beta1, beta2, epsilon, 1 - beta1, 1 - beta2);
+      const all = [p, m, v].every((vector) => arena.view(vector, n).every(Number.isFinite));
+      t.equal(result === 1, all, `n ${n}, ${JSON.stringify(change)} at ${at}`);
+      t.ok(arena.reset());
+      return result === 1;
+    };
+    for (const n of [1, 2, 3, 4, 5, 8, 11]) {
+      t.ok(isFinite(n, 0, {}), "all is finite");
+      for (let at = 0; at < n; at++) {
+        // The square overflows, so the second moment, and nothing else, is not finite.
+        t.notOk(isFinite(n, at, { g: 1e25 }));
+        t.notOk(isFinite(n, at, { p: Infinity }));
+        t.notOk(isFinite(n, at, { m: -Infinity }));
+        t.notOk(isFinite(n, at, { v: NaN }));
+        t.ok(isFinite(n, at, { p: 3e38, m: 1e-42, v: 0, g: -1e-3 }), "large and small");
+      }
+    }
+    t.end();
+  });
+
   t.test(`adam() (${name}) gives the bits of adamStep(), whatever the size`, (t) => {
     for (const n of [1, 2, 3, 4, 5, 7, 16, 1021]) {
       for (const config of CONFIGS) {
