@@ -6,6 +6,7 @@
  */
 import { clearLine, cursorTo } from "node:readline";
 import type { StepMetrics } from "../shared/protocol.ts";
+import { columnsOf } from "../shared/text.ts";
 import { LineFile } from "./line-file.ts";
 
 export type LogFormat = "text" | "json";
@@ -26,6 +27,11 @@ export interface Progress {
 const LINE_INTERVAL_MS = 5000;
 /** Milliseconds between two drawings of the bar. */
 const BAR_INTERVAL_MS = 100;
+const BAR_WIDTH = 20;
+/** Columns below which there is no bar, as the numbers say more. */
+const NARROW = 60;
+/** Columns below which only the percentage is shown. */
+const VERY_NARROW = 20;
 
 export class Reporter {
   readonly #format: LogFormat;
@@ -70,7 +76,7 @@ export class Reporter {
     if (this.#format === "text" && this.#out.isTTY) {
       if (nowMs - this.#shownMs < BAR_INTERVAL_MS && globalStep < endStep) return;
       this.#shownMs = nowMs;
-      this.#bar = barOf(progress, this.#out.columns ?? 80);
+      this.#bar = barOf(progress, columnsOf(this.#out));
       this.#drawBar();
       return;
     }
@@ -125,11 +131,14 @@ function textOf(progress: Progress): string {
   ].join("  ");
 }
 
+/** One line of a terminal: never so long that it is broken into two, which could not be drawn over. */
 function barOf(progress: Progress, columns: number): string {
-  const width = 20;
-  const filled = Math.round((width * progress.globalStep) / Math.max(1, progress.endStep));
-  const text = `[${"#".repeat(filled)}${"-".repeat(width - filled)}] ${textOf(progress)}`;
-  return text.slice(0, Math.max(0, columns - 1));
+  const { globalStep, endStep } = progress;
+  const share = globalStep / Math.max(1, endStep);
+  const filled = Math.round(BAR_WIDTH * share);
+  const bar = columns < NARROW ? "" : `[${"#".repeat(filled)}${"-".repeat(BAR_WIDTH - filled)}] `;
+  const text = columns < VERY_NARROW ? `${Math.floor(100 * share)}%` : textOf(progress);
+  return `${bar}${text}`.slice(0, Math.max(1, columns - 1));
 }
 
 /** Seconds as "1h02m", "3m07s" or "12s". */

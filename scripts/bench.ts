@@ -25,6 +25,8 @@ import { stepTime } from "./bench/step-time.ts";
 import { markdownOf } from "./bench/table.ts";
 import { oneWorker, twoWorkers } from "./bench/throughput.ts";
 import { versus } from "./bench/versus.ts";
+import { PLAIN_PARSING, plainWords } from "./plain-words.ts";
+import { columnsOf } from "../shared/text.ts";
 
 const SECTIONS: Readonly<Record<string, Section>> = {
   a: oneWorker,
@@ -41,7 +43,7 @@ const SECTIONS: Readonly<Record<string, Section>> = {
 /** Sections that take long, and are measured only on demand. */
 const ON_DEMAND = ["f", "g", "i"];
 
-const parser = yargs(hideBin(process.argv))
+const parser = yargs()
   .scriptName("npm run bench --")
   .usage(
     "$0 [flags]\n\nMeasures Lockstep beside PyTorch on this machine:\n  a  one worker and PyTorch on one thread\n  b  two workers and DistributedDataParallel over gloo\n  c  all-reduce and gloo\n  d  matrix products and torch.mm\n  e  where the time of a step goes\n  f  resident memory of the workers (on demand)\n  g  what checkpoints cost (on demand)\n  h  another version of Lockstep (with --versus)\n  i  what a key costs (on demand)",
@@ -50,12 +52,12 @@ const parser = yargs(hideBin(process.argv))
   .example("$0 --quick", "A first look")
   .example("$0 --only a,b --data-dir ~/mnist", "The whole product, on MNIST")
   .example("$0 --profile", "Where a worker spends its time")
-  .parserConfiguration({ "duplicate-arguments-array": false, "strip-dashed": true })
+  .parserConfiguration(PLAIN_PARSING)
   .strict()
   .version(false)
   .help()
   .alias("help", "h")
-  .wrap(Math.min(110, process.stdout.columns ?? 110))
+  .wrap(Math.min(110, columnsOf(process.stdout, 110)))
   .exitProcess(false)
   .fail((message, error) => {
     throw error ?? new UsageError(`${message}\nSee npm run bench -- --help`);
@@ -66,7 +68,7 @@ process.once("SIGINT", () => process.exit(130));
 process.once("exit", () => rmSync(scratchDir, { recursive: true, force: true }));
 
 try {
-  const flags = await parser.parseAsync();
+  const flags = await parser.parseAsync(plainWords(hideBin(process.argv), BENCH_OPTIONS));
   if (flags.help !== true) await bench(flags);
 } catch (error) {
   console.error(`bench: ${error instanceof UsageError ? error.message : describeError(error)}`);

@@ -22,20 +22,22 @@ import type { FaultKind, FaultKindInfo } from "./chaos/plan.ts";
 import { whyNoSmallDisk } from "./chaos/small-disk.ts";
 import { FAULT_KIND_NAMES, FAULT_KINDS } from "./chaos/plan.ts";
 import { whyNoNamespaces } from "./simulate/emulated-network.ts";
+import { PLAIN_PARSING, plainWords } from "./plain-words.ts";
+import { columnsOf } from "../shared/text.ts";
 
 const DEFAULT_MINUTES = 5;
 const RECOVERY_KILLS = 12;
 const RECOVERY_PARTITIONS = 6;
 
-const parser = yargs(hideBin(process.argv))
+const parser = yargs()
   .scriptName("npm run chaos --")
   .usage("$0 [flags]\n\nTrains in real processes under random faults, and compares with a calm run.")
   .options(CHAOS_OPTIONS)
-  .parserConfiguration({ "duplicate-arguments-array": false, "strip-dashed": true })
+  .parserConfiguration(PLAIN_PARSING)
   .strict()
   .version(false)
   .help()
-  .wrap(Math.min(110, process.stdout.columns ?? 110))
+  .wrap(Math.min(110, columnsOf(process.stdout, 110)))
   .exitProcess(false)
   .fail((message, error) => {
     throw error ?? new UsageError(`${message}\nSee npm run chaos -- --help`);
@@ -153,7 +155,7 @@ function positive(flag: string, value: number): number {
 }
 
 try {
-  const flags = await parser.parseAsync();
+  const flags = await parser.parseAsync(plainWords(hideBin(process.argv), CHAOS_OPTIONS));
   if (flags.help !== true && !(await chaos(flags))) process.exitCode = 1;
 } catch (error) {
   console.error(`chaos: ${error instanceof UsageError ? error.message : describeError(error)}`);

@@ -11,6 +11,7 @@ import { mkdirSync, mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
+import type { Options } from "yargs";
 import yargs from "yargs";
 import { hideBin } from "yargs/helpers";
 import { nvidiaGpus } from "../coordinator/gpus.ts";
@@ -26,6 +27,7 @@ import { markdownOf } from "./bench/table.ts";
 import { ourStepMs } from "./bench/throughput.ts";
 import { probeEngines } from "./commands/engines.ts";
 import type { ProbeResult } from "./commands/probe.ts";
+import { PLAIN_PARSING, plainWords } from "./plain-words.ts";
 
 const GPU_ENGINES = ["tensorflow", "webgpu"] as const satisfies readonly EngineName[];
 
@@ -41,37 +43,39 @@ interface Measuring {
   readonly scratchDir: string;
 }
 
-const parser = yargs(hideBin(process.argv))
+const GPU_CHECK_OPTIONS = {
+  batch: {
+    type: "string",
+    default: "64,256,1024,4096",
+    describe: "Batch sizes to measure on a GPU [images per step]",
+  },
+  rounds: { type: "number", default: 3, describe: "Rounds, in each of which all are measured in turn" },
+  setup: {
+    type: "boolean",
+    default: true,
+    describe: "Set up TensorFlow with CUDA first, where nvidia-smi answers and it is missing",
+  },
+  "data-dir": {
+    type: "string",
+    normalize: true,
+    describe: "Folder with MNIST's IDX files, for both sides",
+  },
+  python: { type: "string", describe: "Python interpreter with PyTorch for CUDA" },
+  out: {
+    type: "string",
+    normalize: true,
+    default: "runs/gpu-check.json",
+    describe: "JSON file with the results",
+  },
+} as const satisfies Record<string, Options>;
+
+const parser = yargs()
   .scriptName("npm run gpu-check --")
   .usage(
     "$0 [flags]\n\nChecks the GPU engines: gradients by the conformance suite, speed beside PyTorch on the same GPU.",
   )
-  .options({
-    batch: {
-      type: "string",
-      default: "64,256,1024,4096",
-      describe: "Batch sizes to measure on a GPU [images per step]",
-    },
-    rounds: { type: "number", default: 3, describe: "Rounds, in each of which all are measured in turn" },
-    setup: {
-      type: "boolean",
-      default: true,
-      describe: "Set up TensorFlow with CUDA first, where nvidia-smi answers and it is missing",
-    },
-    "data-dir": {
-      type: "string",
-      normalize: true,
-      describe: "Folder with MNIST's IDX files, for both sides",
-    },
-    python: { type: "string", describe: "Python interpreter with PyTorch for CUDA" },
-    out: {
-      type: "string",
-      normalize: true,
-      default: "runs/gpu-check.json",
-      describe: "JSON file with the results",
-    },
-  })
-  .parserConfiguration({ "duplicate-arguments-array": false, "strip-dashed": true })
+  .options(GPU_CHECK_OPTIONS)
+  .parserConfiguration(PLAIN_PARSING)
   .strict()
   .version(false)
   .help()
@@ -84,7 +88,7 @@ const scratchDir = mkdtempSync(join(tmpdir(), "lockstep-gpu-check-"));
 process.once("exit", () => rmSync(scratchDir, { recursive: true, force: true }));
 
 try {
-  const flags = await parser.parseAsync();
+  const flags = await parser.parseAsync(plainWords(hideBin(process.argv), GPU_CHECK_OPTIONS));
   if (flags.help !== true) process.exitCode = await check(flags);
 } catch (error) {
   console.error(`gpu-check: ${describeError(error)}`);

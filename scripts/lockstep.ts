@@ -9,19 +9,21 @@ import leven from "leven";
 import type { Argv } from "yargs";
 import yargs from "yargs";
 import { hideBin } from "yargs/helpers";
+import { MAX_SHARDS } from "../shared/config.ts";
 import { CheckpointError, DatasetError, describeError, UsageError } from "../shared/errors.ts";
+import { columnsOf, kebab } from "../shared/text.ts";
 import { PACKAGE_VERSION } from "../shared/version.ts";
+import { configFileWords } from "./commands/config-file.ts";
 import {
+  checkSeconds,
+  checkWhole,
   COMMAND_FLAGS,
-  CONFIG_DESCRIPTION,
-  CONFIG_FLAG,
   DOCTOR_OPTIONS,
   DOWNLOAD_OPTIONS,
   GENERATE_OPTIONS,
   givenFlags,
   INSPECT_OPTIONS,
   KEYGEN_OPTIONS,
-  readConfigFile,
   PROBE_OPTIONS,
   RUN_OPTIONS,
   SCALE_OPTIONS,
@@ -30,6 +32,7 @@ import {
   STOP_OPTIONS,
   WORKER_OPTIONS,
 } from "./commands/options.ts";
+import { PLAIN_PARSING, plainWords } from "./plain-words.ts";
 
 const RUN_UNDER_WAY = {
   type: "string",
@@ -37,16 +40,24 @@ const RUN_UNDER_WAY = {
   describe: "Folder of a run, or its coordinator's address as tcp://host:port",
 } as const;
 
+/** Far more than a machine has GPUs. */
+const MAX_DEVICE = 1023;
+
 /** Where `lockstep coordinator` listens unless told. */
 const DEFAULT_PORT = 29555;
 
+const words = hideBin(process.argv);
+/** Empty if none is named. */
+const command = words.find((word) => Object.hasOwn(COMMAND_FLAGS, word)) ?? "";
+const flags = COMMAND_FLAGS[command] ?? {};
+
 // Commands load their modules when they run: --help must not wait for tfjs.
-const parser = yargs(hideBin(process.argv))
+const parser = yargs()
   .scriptName("lockstep")
   .usage(
     "$0 <command>\n\nDistributed data-parallel training of GANs: same seed, same bits, for any number of workers.",
   )
-  .parserConfiguration({ "duplicate-arguments-array": false, "strip-dashed": true })
+  .parserConfiguration(PLAIN_PARSING)
   .command(
     "train",
     "Train with worker processes on this machine",
@@ -82,6 +93,8 @@ const parser = yargs(hideBin(process.argv))
           "One worker; start as many as the run waits for",
         ),
     async (argv) => {
+      checkSeconds("connect-timeout", argv.connectTimeout);
+      if (argv.device !== undefined) checkWhole("device", argv.device, 0, MAX_DEVICE);
       const { worker } = await import("./commands/worker.ts");
       return exit(
         await worker({
@@ -157,9 +170,7 @@ const parser = yargs(hideBin(process.argv))
         .options(SCALE_OPTIONS)
         .example("$0 scale runs/latest --workers 4", "Four workers from now on"),
     async ({ run, key = null, workers }) => {
-      if (!Number.isInteger(workers) || workers < 1) {
-        throw new UsageError(`Cannot scale as --workers must be an integer >= 1: got ${workers}`);
-      }
+      checkWhole("workers", workers, 1, MAX_SHARDS);
       await (await import("./commands/remote.ts")).command({ run, key }, { type: "scale", workers });
       exit(0);
     },
@@ -210,7 +221,7 @@ const parser = yargs(hideBin(process.argv))
   .version(PACKAGE_VERSION)
   .help()
   .alias("help", "h")
-  .wrap(Math.min(110, process.stdout.columns ?? 110))
+  .wrap(Math.min(110, columnsOf(process.stdout, 110)))
   .exitProcess(false)
   .fail((message, error) => {
     // YError is yargs' own word on what the user typed; its class is not exported.
@@ -220,7 +231,7 @@ const parser = yargs(hideBin(process.argv))
   });
 
 try {
-  await parser.parseAsync();
+  await parser.parseAsync(plainWords(words, flags, (typed) => configFileWords(typed, flags)));
 } catch (error) {
   const expected =
     error instanceof UsageError || error instanceof DatasetError || error instanceof CheckpointError;
@@ -229,10 +240,7 @@ try {
 }
 
 function runOptions<T>(command: Argv<T>) {
-  return command
-    .options(RUN_OPTIONS)
-    .options(SHELL_OPTIONS)
-    .config(CONFIG_FLAG, CONFIG_DESCRIPTION, readConfigFile);
+  return command.options(RUN_OPTIONS).options(SHELL_OPTIONS);
 }
 
 type RunArguments = Awaited<ReturnType<typeof runOptions<object>>["argv"]>;
@@ -263,8 +271,7 @@ function exit(code: number): void {
 function explain(message: string): string {
   const unknown = /^Unknown arguments?: (.+)$/.exec(message);
   if (unknown === null) return message;
-  const command = hideBin(process.argv).find((word) => word in COMMAND_FLAGS) ?? "";
-  const known = [...(COMMAND_FLAGS[command] ?? []), "help", "version"];
+  const known = [...Object.keys(flags), "help", "version"];
   // yargs names a flag both in camelCase and in kebab-case.
   const names = [...new Set(unknown[1].split(", ").map(kebab))];
   const lines = names.map((name) => {
@@ -274,9 +281,5 @@ function explain(message: string): string {
     const hint = nearest.distance <= Math.max(2, name.length / 3);
     return `Unknown argument ${name}${hint ? `: did you mean --${nearest.candidate}?` : ""}`;
   });
-  return `${lines.join("\n")}\nSee lockstep ${command === "" ? "" : `${command} `}--help`;
-}
-
-function kebab(name: string): string {
-  return name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+  return `${lines.join("; ")}. See lockstep ${command === "" ? "" : `${command} `}--help`;
 }

@@ -8,8 +8,6 @@ import { writeFileSync } from "node:fs";
 import { parseArgs } from "node:util";
 import type { Options } from "yargs";
 import {
-  CONFIG_DESCRIPTION,
-  CONFIG_FLAG,
   DOCTOR_OPTIONS,
   DOWNLOAD_OPTIONS,
   GENERATE_OPTIONS,
@@ -22,15 +20,10 @@ import {
   STOP_OPTIONS,
   WORKER_OPTIONS,
 } from "./commands/options.ts";
-
-type Flags = Readonly<Record<string, Options>>;
+import type { Flags } from "./plain-words.ts";
 
 /** Of `train` and `coordinator`. */
-const RUN_FLAGS: Flags = {
-  ...RUN_OPTIONS,
-  ...SHELL_OPTIONS,
-  [CONFIG_FLAG]: { group: SHELL_OPTIONS["run-dir"].group, type: "string", describe: CONFIG_DESCRIPTION },
-};
+const RUN_FLAGS: Flags = { ...RUN_OPTIONS, ...SHELL_OPTIONS };
 
 const OTHER_COMMANDS: Readonly<Record<string, Flags>> = {
   worker: WORKER_OPTIONS,

@@ -26,19 +26,21 @@ import { scalingPanels } from "./simulate/scaling-panels.ts";
 import { SCALINGS, simulateScaling } from "./simulate/scaling.ts";
 import { StepSimulator } from "./simulate/step.ts";
 import { scalingTable } from "./simulate/table.ts";
+import { PLAIN_PARSING, plainWords } from "./plain-words.ts";
+import { columnsOf } from "../shared/text.ts";
 
 const LATENT_DIM = 100;
 
 async function main(): Promise<void> {
-  const argv = await yargs(hideBin(process.argv))
+  const argv = await yargs(plainWords(hideBin(process.argv), SIMULATE_OPTIONS))
     .scriptName("simulate")
     .usage("$0 [flags]\n\nCost of a training step for any number of workers, by simulation.")
-    .parserConfiguration({ "duplicate-arguments-array": false, "strip-dashed": true })
+    .parserConfiguration(PLAIN_PARSING)
     .options(SIMULATE_OPTIONS)
     .strict()
     .version(false)
     .help()
-    .wrap(Math.min(110, process.stdout.columns ?? 110))
+    .wrap(Math.min(110, columnsOf(process.stdout, 110)))
     .exitProcess(false)
     .fail((message, error) => {
       throw new UsageError(error?.message ?? message);

@@ -11,6 +11,7 @@ import { UsageError } from "./errors.ts";
 import { HEARTBEAT_MS } from "./heartbeat.ts";
 import { MODEL_NAMES } from "./nn/models.ts";
 import { OBJECTIVE_NAMES } from "./nn/objectives.ts";
+import { kebab } from "./text.ts";
 
 /** What can compute gradients. */
 export const ENGINE_NAMES = ["tensorflow", "webgpu", "wasm", "cpu"] as const;
@@ -26,6 +27,9 @@ export const GRADIENT_DTYPES = ["fp32", "bf16"] as const;
 export const DATASET_CHOICES = ["auto", "mnist", "fashion-mnist", "synthetic"] as const;
 export type DatasetChoice = (typeof DATASET_CHOICES)[number];
 
+export const MAX_GLOBAL_BATCH = 1 << 20;
+export const MAX_SHARDS = 4096;
+
 const count = (max = 1e9) => z.int().min(1).max(max);
 const unit = z.number().min(0).lt(1);
 
@@ -38,9 +42,9 @@ const trainingShape = {
   /** Values of noise per generated image. */
   latentDim: count(65536).default(100),
   /** Samples of one phase over all workers. */
-  globalBatchSize: count(1 << 20).default(64),
+  globalBatchSize: count(MAX_GLOBAL_BATCH).default(64),
   /** Slices of the global batch; the most workers the run can use. */
-  shards: count(4096).default(4),
+  shards: count(MAX_SHARDS).default(4),
   /** Discriminator updates per generator update. */
   discriminatorSteps: count(100).default(1),
   learningRate: z.number().positive().default(2e-4),
@@ -111,7 +115,7 @@ const RunConfigSchema = z
   })
   .refine((c) => c.shards <= c.globalBatchSize, {
     path: ["shards"],
-    error: "must be at most the global batch size, as every shard needs a sample",
+    error: "must be at most --global-batch-size, as every shard needs a sample, and every worker a shard",
   })
   .refine((c) => c.minWorkers <= c.workers, {
     path: ["minWorkers"],
@@ -137,14 +141,40 @@ export function maxWorkersOf({ maxWorkers, shards }: RunConfig): number {
 /** Passes over the data set where neither --epochs nor --max-steps says otherwise. */
 export const DEFAULT_EPOCHS = 2;
 
+/** Fields in milliseconds have flags in seconds. */
+const MILLISECONDS = /Ms$/;
+
 /** The flag of a configuration field: globalBatchSize becomes --global-batch-size. */
 export function flagOf(field: string): string {
-  if (field === "verifyData") return "--verify-data";
-  if (field === "failureTimeoutMs") return "--failure-timeout";
-  if (field === "stragglerTimeoutMs") return "--straggler-timeout";
-  if (field === "orphanTimeoutMs") return "--orphan-timeout";
-  return `--${field.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`)}`;
+  return `--${kebab(field.replace(MILLISECONDS, ""))}`;
 }
+
+/** A value of a field in the unit of its flag. */
+function inUnit(field: string, value: unknown): string {
+  return MILLISECONDS.test(field) && typeof value === "number" ? `${value / 1000} s` : shown(value);
+}
+
+/** The value of a field, which may be its default. */
+function valueOf(config: unknown, field: string): unknown {
+  const given = (config as Readonly<Record<string, unknown>>)[field];
+  const { shape } = RunConfigSchema;
+  if (given !== undefined || !Object.hasOwn(shape, field)) return given;
+  return shape[field as keyof typeof shape].safeParse(undefined).data;
+}
+
+/** What a field must be, where the schema has no words of its own. */
+function ruleOf(issue: z.core.$ZodRawIssue): string | undefined {
+  const field = String(issue.path?.at(-1) ?? "");
+  const bound = (inclusive: string, exclusive: string, limit: unknown): string =>
+    `must be ${"inclusive" in issue && issue.inclusive === true ? inclusive : exclusive} ${inUnit(field, limit)}`;
+  if (issue.code === "too_small") return bound("at least", "above", issue.minimum);
+  if (issue.code === "too_big") return bound("at most", "below", issue.maximum);
+  if (issue.code === "invalid_value") return `must be one of ${issue.values.join(", ")}`;
+  if (issue.code === "invalid_type") return `must be ${TYPE_NAMES[issue.expected] ?? `a ${issue.expected}`}`;
+  return undefined;
+}
+
+const TYPE_NAMES: Readonly<Record<string, string>> = { int: "a whole number", boolean: "true or false" };
 
 /**
  * The only way to a RunConfig.
@@ -152,23 +182,27 @@ export function flagOf(field: string): string {
  * @throws {UsageError} If a field is unknown, missing or out of range; names flag, rule and value.
  */
 export function parseRunConfig(value: unknown): RunConfig {
-  const result = checked(RunConfigSchema, value);
+  const result = checked(RunConfigSchema, value, ruleOf);
   if (result.ok) {
     const config = result.value;
     return config.epochs === null && config.maxSteps === null
       ? { ...config, epochs: DEFAULT_EPOCHS }
       : config;
   }
-  const problems = result.issues.map(({ path, message }) => {
+  const own = result.issues.filter(({ isBetween }) => !isBetween);
+  const problems = (own.length > 0 ? own : result.issues).map(({ path, message }) => {
     const [field] = path.split(".");
-    const got = field === "" ? "" : `: got ${shown((value as Record<string, unknown>)[field])}`;
-    return field === "" ? message : `${flagOf(field)}: ${message}${got}`;
+    return field === ""
+      ? message
+      : `${flagOf(field)} ${message}: got ${inUnit(field, valueOf(value, field))}`;
   });
-  throw new UsageError(`Cannot use this configuration:\n  ${problems.join("\n  ")}`);
+  throw new UsageError(`Cannot use this configuration: ${problems.join("; ")}`);
 }
 
 /** A value for a message. YAML and msgpack bring some that JSON has not, as numbers of 64 bits and cycles. */
 function shown(value: unknown): string {
+  // JSON has neither NaN nor infinity.
+  if (typeof value === "number") return String(value);
   try {
     return JSON.stringify(value) ?? "nothing";
   } catch {

@@ -4,7 +4,6 @@
  * @module
  */
 import { writeFile } from "node:fs/promises";
-import { extname } from "node:path";
 import { encodeIdx } from "../../coordinator/dataset/idx.ts";
 import { gridPng } from "../../coordinator/picture.ts";
 import { checkNetworks, decodeParameters } from "../../shared/checkpoint.ts";
@@ -19,6 +18,7 @@ import { loadEngine } from "../../worker/engine/engine.ts";
 import { engineStatus } from "../../worker/engine/engine-status.ts";
 import { fusesMultiplyAdd } from "../../worker/kernels/kernels.ts";
 import { checkpointOf } from "./checkpoint-of.ts";
+import { checkWhole } from "./options.ts";
 
 export interface GenerateOptions {
   /** Folder of a run or of a checkpoint. */
@@ -35,14 +35,10 @@ const MAX_COUNT = 1_000_000;
 const CHUNK = 1000;
 
 export async function generate({ run, count, seed, out, engine: wanted }: GenerateOptions): Promise<void> {
-  if (!Number.isInteger(count) || count < 1 || count > MAX_COUNT) {
-    throw new UsageError(`Cannot generate as --count must be an integer in 1..${MAX_COUNT}: got ${count}`);
-  }
-  if (!Number.isSafeInteger(seed) || seed < 0) {
-    throw new UsageError(`Cannot generate as --seed must be an integer in 0..2^53-1: got ${seed}`);
-  }
-  const isIdx = /idx3-ubyte$/.test(out) || extname(out) === ".idx";
-  if (!isIdx && extname(out) !== ".png") {
+  checkWhole("count", count, 1, MAX_COUNT);
+  checkWhole("seed", seed, 0, Number.MAX_SAFE_INTEGER);
+  const isIdx = /idx3-ubyte$|\.idx$/i.test(out);
+  if (!isIdx && !/\.png$/i.test(out)) {
     throw new UsageError(`Cannot generate as --out must end in .png, .idx or idx3-ubyte: got "${out}"`);
   }
   const { manifest, files, path } = await checkpointOf(run, ["generator.safetensors"]);

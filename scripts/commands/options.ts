@@ -4,11 +4,8 @@
  *
  * @module
  */
-import { readFileSync } from "node:fs";
 import { availableParallelism } from "node:os";
-import { extname } from "node:path";
 import type { Options } from "yargs";
-import { parse as parseYaml } from "yaml";
 import type { RunConfig } from "../../shared/config.ts";
 import {
   DATASET_CHOICES,
@@ -16,13 +13,17 @@ import {
   ENGINE_CHOICES,
   ENGINE_NAMES,
   GRADIENT_DTYPES,
-  RUNTIME_CHOICES,
+  MAX_GLOBAL_BATCH,
+  MAX_SHARDS,
   parseRunConfig,
+  RUNTIME_CHOICES,
 } from "../../shared/config.ts";
-import { describeError, UsageError } from "../../shared/errors.ts";
+import { UsageError } from "../../shared/errors.ts";
 import { DEFAULT_KEY_FILE, KEY_VARIABLE } from "../../shared/keys.ts";
 import { MODEL_NAMES } from "../../shared/nn/models.ts";
 import { OBJECTIVE_NAMES } from "../../shared/nn/objectives.ts";
+import { CONFIG_FLAG } from "./config-file.ts";
+import type { Flags } from "../plain-words.ts";
 import { fusesMultiplyAdd } from "../../worker/kernels/kernels.ts";
 
 const CLUSTER = "Cluster:";
@@ -32,6 +33,9 @@ const DATA = "Data:";
 
 /** Default where neither --workers nor a stored run says: one worker a core, at most this many. */
 const MAX_DEFAULT_WORKERS = 4;
+
+/** The longest time that a flag can say: a day. */
+const MAX_SECONDS = 86_400;
 
 /** Flags whose values are fields of RunConfig, except where `toConfig` says otherwise. */
 export const RUN_OPTIONS = {
@@ -286,11 +290,13 @@ export const SHELL_OPTIONS = {
   },
   key: { ...KEY_OPTION, group: CLUSTER },
   insecure: { ...INSECURE_OPTION, group: CLUSTER },
+  [CONFIG_FLAG]: {
+    group: LENGTH,
+    type: "string",
+    normalize: true,
+    describe: "YAML or JSON file with any of these flags, beneath those of the command line",
+  },
 } as const satisfies Record<string, Options>;
-
-export const CONFIG_FLAG = "config";
-export const CONFIG_DESCRIPTION =
-  "YAML or JSON file with any of these flags, beneath those of the command line";
 
 export const WORKER_OPTIONS = {
   coordinator: {
@@ -387,38 +393,23 @@ export const DOWNLOAD_OPTIONS = {
   },
 } as const satisfies Record<string, Options>;
 
-const RUN_FLAGS = [...Object.keys(RUN_OPTIONS), ...Object.keys(SHELL_OPTIONS), CONFIG_FLAG];
+const OF_RUN: Flags = { ...RUN_OPTIONS, ...SHELL_OPTIONS };
 
-/** The flags of each command, for suggestions. */
-export const COMMAND_FLAGS: Readonly<Record<string, readonly string[]>> = {
-  train: RUN_FLAGS,
-  coordinator: RUN_FLAGS,
-  worker: Object.keys(WORKER_OPTIONS),
-  generate: Object.keys(GENERATE_OPTIONS),
-  inspect: Object.keys(INSPECT_OPTIONS),
-  doctor: Object.keys(DOCTOR_OPTIONS),
-  status: Object.keys(STATUS_OPTIONS),
-  scale: Object.keys(SCALE_OPTIONS),
-  stop: Object.keys(STOP_OPTIONS),
-  keygen: Object.keys(KEYGEN_OPTIONS),
-  download: Object.keys(DOWNLOAD_OPTIONS),
+/** The flags of each command. */
+export const COMMAND_FLAGS: Readonly<Record<string, Flags>> = {
+  train: OF_RUN,
+  coordinator: OF_RUN,
+  worker: WORKER_OPTIONS,
+  generate: GENERATE_OPTIONS,
+  inspect: INSPECT_OPTIONS,
+  doctor: DOCTOR_OPTIONS,
+  status: STATUS_OPTIONS,
+  scale: SCALE_OPTIONS,
+  stop: STOP_OPTIONS,
+  keygen: KEYGEN_OPTIONS,
+  download: DOWNLOAD_OPTIONS,
+  probe: PROBE_OPTIONS,
 };
-
-/** Reads a --config file for yargs. @throws {UsageError} If it cannot be read or is no map. */
-export function readConfigFile(path: string): Record<string, unknown> {
-  let value: unknown;
-  try {
-    const text = readFileSync(path, "utf8");
-    value = extname(path) === ".json" ? JSON.parse(text) : parseYaml(text, { prettyErrors: true });
-  } catch (error) {
-    throw new UsageError(`Cannot read --config ${path}: ${describeError(error)}`);
-  }
-  if (value === null) return {};
-  if (typeof value !== "object" || Array.isArray(value)) {
-    throw new UsageError(`Cannot use --config ${path} as it must be a map of flags: got ${typeof value}`);
-  }
-  return value as Record<string, unknown>;
-}
 
 const camel = (flag: string): string =>
   flag.replace(/-([a-z])/g, (_, letter: string) => letter.toUpperCase());
@@ -440,11 +431,6 @@ export function givenFlags(argv: Readonly<Record<string, unknown>>): Readonly<Re
  */
 export function resolveConfig(given: Readonly<Record<string, unknown>>, stored: RunConfig | null): RunConfig {
   const { localBatchSize, failureTimeout, orphanTimeout, stragglerTimeout, ...fields } = given;
-  for (const [name, value] of Object.entries(given)) {
-    if (typeof value === "number" && Number.isNaN(value)) {
-      throw new UsageError(`Cannot use this configuration:\n  --${kebab(name)}: must be a number`);
-    }
-  }
   const base: Record<string, unknown> = { ...stored };
   // A new length replaces the old one whole: --epochs 20 must not stay under an old --max-steps.
   if (fields.epochs !== undefined || fields.maxSteps !== undefined) {
@@ -459,13 +445,13 @@ export function resolveConfig(given: Readonly<Record<string, unknown>>, stored: 
   );
   const workers = Number(wanted.workers);
   if (localBatchSize !== undefined) {
-    if (!Number.isInteger(localBatchSize) || Number(localBatchSize) < 1) {
-      throw new UsageError(`Cannot use this configuration:\n  --local-batch-size: must be an integer >= 1`);
-    }
+    checkWhole("local-batch-size", localBatchSize, 1, Math.max(1, Math.floor(MAX_GLOBAL_BATCH / workers)));
     wanted.globalBatchSize = Number(localBatchSize) * workers;
   }
   // More than four workers need more shards: the next power of two, whose tree has the fewest nodes per worker.
-  if (wanted.shards === undefined && workers > 4) wanted.shards = 2 ** Math.ceil(Math.log2(workers));
+  if (wanted.shards === undefined && workers > 4 && workers <= MAX_SHARDS) {
+    wanted.shards = 2 ** Math.ceil(Math.log2(workers));
+  }
   wanted.deterministicKernels ??= !fusesMultiplyAdd();
   if (failureTimeout !== undefined) wanted.failureTimeoutMs = Math.round(Number(failureTimeout) * 1000);
   if (stragglerTimeout !== undefined) wanted.stragglerTimeoutMs = Math.round(Number(stragglerTimeout) * 1000);
@@ -473,8 +459,18 @@ export function resolveConfig(given: Readonly<Record<string, unknown>>, stored: 
   return parseRunConfig(wanted);
 }
 
-function kebab(name: string): string {
-  return name.replace(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+/** @throws {UsageError} If the value of a flag is not a whole number within the bounds. */
+export function checkWhole(flag: string, value: unknown, min: number, max: number): void {
+  if (Number.isInteger(value) && Number(value) >= min && Number(value) <= max) return;
+  throw new UsageError(
+    `Cannot use --${flag} as it must be a whole number from ${min} to ${max}: got ${String(value)}`,
+  );
+}
+
+/** @throws {UsageError} If the value of a flag is not a time that can be waited. */
+export function checkSeconds(flag: string, value: number): void {
+  if (value >= 0 && value <= MAX_SECONDS) return;
+  throw new UsageError(`Cannot use --${flag} as it must be from 0 to ${MAX_SECONDS} s: got ${value} s`);
 }
 
 /** The configuration as aligned lines, for the start of a run. */

@@ -32,16 +32,28 @@ t.test("parseRunConfig() fills in the reference model", async (t) => {
 
 t.test("parseRunConfig() refuses with flag, rule and value", async (t) => {
   const cases: [object, RegExp][] = [
-    [{ workers: 0 }, /--workers: .*: got 0/],
-    [{ workers: 2, shards: 1 }, /--workers: must be at most the number of shards/],
-    [{ workers: 1, shards: 8, globalBatchSize: 4 }, /--shards: must be at most the global batch size/],
-    [{ workers: 1, learningRate: -1 }, /--learning-rate: .*: got -1/],
-    [{ workers: 1, beta1: 1 }, /--beta1: /],
-    [{ workers: 1, seed: 0.5 }, /--seed: /],
-    [{ workers: 1, failureTimeoutMs: 5 }, /--failure-timeout: /],
-    [{ workers: 1, engine: "abacus" }, /--engine: .*: got "abacus"/],
+    [{ workers: 0 }, /configuration: --workers must be at least 1: got 0$/],
+    [{ workers: 1.5 }, /--workers must be a whole number: got 1\.5$/],
+    [{ workers: "2" }, /--workers must be a number: got "2"$/],
+    [{ workers: NaN }, /--workers must be a number: got NaN$/],
+    [{ workers: 2, shards: 1 }, /--workers must be at most the number of shards.*: got 2$/],
+    [{ workers: 1, shards: 8, globalBatchSize: 4 }, /--shards must be at most --global-batch-size.*: got 8$/],
+    [{ workers: 1, learningRate: -1 }, /--learning-rate must be above 0: got -1$/],
+    [{ workers: 1, epochs: Infinity }, /--epochs must be a number: got Infinity$/],
+    [{ workers: 1, beta1: 1 }, /--beta1 must be below 1: got 1$/],
+    [{ workers: 1, seed: 0.5 }, /--seed must be a whole number: got 0\.5$/],
+    [{ workers: 1, seed: -1 }, /--seed must be at least 0: got -1$/],
+    [{ workers: 1, failureTimeoutMs: 500 }, /--failure-timeout must be at least 1 s: got 0\.5 s$/],
+    [{ workers: 1, stragglerTimeoutMs: -1000 }, /--straggler-timeout must be at least 0 s: got -1 s$/],
+    [{ workers: 1, orphanTimeoutMs: 1e9 }, /--orphan-timeout must be at most 86400 s: got 1000000 s$/],
+    [{ workers: 1, engine: "abacus" }, /--engine must be one of tensorflow, .*: got "abacus"$/],
+    [{ workers: 1, sharedMemory: "on" }, /--shared-memory must be true or false: got "on"$/],
+    [{ workers: 1, gpus: "a" }, /--gpus must be "all" or indices with commas, as "0,1": got "a"$/],
     [{ workers: 1, learningrate: 1 }, /learningrate/],
-    [{}, /--workers/],
+    [{ workers: 2, globalBatchSize: 2 }, /: --shards must be at most --global-batch-size.*: got 4$/],
+    [{ workers: 9, minWorkers: 0 }, /configuration: --min-workers must be at least 1: got 0$/],
+    [{ workers: 0, shards: 0 }, /: --shards must be .*: got 0; --workers must be .*: got 0$/],
+    [{}, /--workers must be a number: got nothing$/],
   ];
   for (const [config, message] of cases) t.throws(() => parseRunConfig(config), { message }, String(message));
   t.throws(() => parseRunConfig(null), UsageError);

@@ -7,21 +7,23 @@
 import yargs from "yargs";
 import { FAULT_TYPES } from "./faults.ts";
 import { isFailure, scenarioOf, shrink, simulate } from "./scenario.ts";
+import { PLAIN_PARSING, plainWords } from "../../scripts/plain-words.ts";
 
-const { runs, seed, notes } = await yargs(process.argv.slice(2))
-  .scriptName("npm run fuzz:protocol --")
-  .usage("$0 [flags]\n\nSimulates clusters under faults and checks the invariants after every event.")
-  .option("runs", { type: "number", default: 1000, describe: "Clusters to simulate" })
-  .option("seed", {
-    type: "number",
-    default: 1,
-    describe: "Seed of the first; each next one's is higher by 1",
-  })
-  .option("notes", {
+const OPTIONS = {
+  runs: { type: "number", default: 1000, describe: "Clusters to simulate" },
+  seed: { type: "number", default: 1, describe: "Seed of the first; each next one's is higher by 1" },
+  notes: {
     type: "boolean",
     default: false,
     describe: "Print what happened, also in a run that is well",
-  })
+  },
+} as const;
+
+const { runs, seed, notes } = await yargs(plainWords(process.argv.slice(2), OPTIONS))
+  .scriptName("npm run fuzz:protocol --")
+  .usage("$0 [flags]\n\nSimulates clusters under faults and checks the invariants after every event.")
+  .options(OPTIONS)
+  .parserConfiguration(PLAIN_PARSING)
   .strict()
   .parse();
 
