@@ -6,6 +6,7 @@
  */
 import type { TrainingConfig } from "../shared/config.ts";
 import { samplesPerStep } from "../shared/config.ts";
+import { ProtocolError } from "../shared/errors.ts";
 import { rankSamples } from "../shared/sharding.ts";
 import type { BatchTask } from "./pool-tasks.ts";
 
@@ -41,8 +42,16 @@ export class BatchStream {
     this.#run().catch(this.#options.onError);
   }
 
-  /** A rank has used the batches of all steps below globalStep. */
+  /**
+   * A rank has used the batches of all steps below globalStep.
+   *
+   * @throws {ProtocolError} If it cannot have, as it was not sent them.
+   */
   credit(rank: number, globalStep: number): void {
+    if (this.#stopped) return;
+    if (globalStep > this.#next) {
+      throw new ProtocolError(`Cannot take credit for step ${globalStep} as step ${this.#next} is the next`);
+    }
     this.#consumed[rank] = Math.max(this.#consumed[rank], globalStep);
     this.pump();
   }

@@ -295,7 +295,9 @@ export class Coordinator {
       case "pause":
         this.#trainedMs = null;
         this.#next = null;
-        return this.#stream?.stop();
+        this.#stream?.stop();
+        this.#stream = null;
+        return;
       case "restore":
         return void this.#restore();
       case "rewind":
@@ -390,6 +392,12 @@ export class Coordinator {
     if (rank < 0 || message.generation > generation) {
       throw new ProtocolError(
         `Cannot use "${message.type}" of generation ${message.generation} from rank ${rank}`,
+      );
+    }
+    const { endStep } = this.#membershipConfig;
+    if (message.type !== "hello" && message.globalStep > endStep) {
+      throw new ProtocolError(
+        `Cannot use "${message.type}" of step ${message.globalStep} in a run of ${endStep}`,
       );
     }
     switch (message.type) {

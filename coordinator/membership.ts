@@ -16,6 +16,7 @@ import type { WorkerMessage } from "../shared/protocol.ts";
 import { seconds } from "../shared/text.ts";
 import type { Input, Member, MembershipConfig, MembershipState, Transition } from "./membership/state.ts";
 import { end, update } from "./membership/state.ts";
+import { checkPossible } from "./membership/possible.ts";
 import { diverged, stepReported } from "./membership/commits.ts";
 import { ready, regroup, restored, tryStart } from "./membership/generation.ts";
 import { exited, failed, finish, giveUp, lose, scale } from "./membership/departures.ts";
@@ -27,6 +28,7 @@ import { explained, lateOf, stragglerOf, stuckOf } from "./membership/waiting.ts
  *
  * @param nowMs Monotonic time of the input, in milliseconds.
  * @returns The next state, and the effects for the shell to run in order.
+ * @throws {ProtocolError} If a message of a member says what no worker of the run can.
  */
 export function advance(
   state: MembershipState,
@@ -83,6 +85,7 @@ function message(
   const next = update(state, member, { sequence, busyMs: 0, lastSeenMs: nowMs });
   // It is told again who is there until it hears something.
   if (input.message.type === "join") return { state: next, effects: [] };
+  checkPossible(input.message, state, config);
   return fromMember(next, { ...member, sequence }, input.message, nowMs, config);
 }
 
@@ -112,14 +115,16 @@ function fromMember(
     case "prepared":
       return prepared(seen, member, message.runId, nowMs, config);
     case "paused":
-      if (message.generation !== seen.generation + 1) return { state: seen, effects: [] };
+      if (message.generation !== seen.generation + 1 || member.paused !== "running")
+        return { state: seen, effects: [] };
       return tryStart(update(seen, member, { paused: message.position }), nowMs, config);
     case "ready":
     case "step":
     case "finished":
     case "nonFinite":
       // What was under way when the members changed is answered by what they say when they have paused.
-      if (message.generation !== seen.generation) return { state: seen, effects: [] };
+      if (message.generation !== seen.generation || !seen.members.some((m) => m.workerId === member.workerId))
+        return { state: seen, effects: [] };
       break;
   }
   switch (message.type) {
@@ -128,7 +133,7 @@ function fromMember(
     case "step":
       return stepReported(seen, member, message.report, nowMs);
     case "finished":
-      return finished(update(seen, member, { finished: true }), message.globalStep, nowMs);
+      return finished(update(seen, member, { finished: true }), nowMs);
     case "nonFinite": {
       const { globalStep, phase, isApplied, own } = message;
       const report = { globalStep, phase, isApplied, own };
@@ -139,11 +144,11 @@ function fromMember(
   }
 }
 
-function finished(state: MembershipState, globalStep: number, nowMs: number): Transition {
+function finished(state: MembershipState, nowMs: number): Transition {
   if (!state.members.every((m) => m.finished)) return { state, effects: [] };
   return {
     state: { ...state, status: "trained", admitMs: null, progressMs: nowMs },
-    effects: [{ type: "trained", globalStep }],
+    effects: [{ type: "trained", globalStep: state.endStep }],
   };
 }
 

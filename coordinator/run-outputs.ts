@@ -14,6 +14,7 @@ import { describeError, ProtocolError } from "../shared/errors.ts";
 import { floatsOf } from "../shared/frames.ts";
 import { IMAGE_SIDE } from "../shared/image.ts";
 import type { Model } from "../shared/nn/models.ts";
+import { areUpdates, updatesAt } from "../shared/phases.ts";
 import type { WorkerBulkMessage } from "../shared/protocol.ts";
 import { SAMPLE_COUNT } from "../shared/samples.ts";
 import type { SavedCheckpoint } from "./checkpoint-store.ts";
@@ -138,7 +139,7 @@ export class RunOutputs {
    * Saves a state once its step is committed, so that no checkpoint is ahead of the metrics.
    *
    * @param payload STATE_FRAMES.
-   * @throws {ProtocolError} If a frame is missing or of the wrong size.
+   * @throws {ProtocolError} If a frame is missing or of the wrong size, or the numbers of updates are not those of the step.
    */
   saveState(message: Extract<WorkerBulkMessage, { type: "state" }>, payload: readonly Buffer[]): void {
     const { config, dataset, model, paths, reporter } = this.#options;
@@ -149,6 +150,12 @@ export class RunOutputs {
       throw new ProtocolError(`Cannot save state of ${payload.length} frames`);
     const vectors = payload.map((frame, i) => sharedCopy(floatsOf(frame, lengths[i])));
     const { globalStep } = message;
+    const updates = updatesAt({ globalStep, phase: 0 }, config.discriminatorSteps);
+    if (!areUpdates(message, updates)) {
+      throw new ProtocolError(
+        `Cannot save state of step ${globalStep} as its updates must be ${updates.generatorSteps} and ${updates.discriminatorSteps}: got ${message.generatorSteps} and ${message.discriminatorSteps}`,
+      );
+    }
     // The first worker of another generation sends what the one before it may have sent.
     if (this.#hasGivenUp || (this.#receivedState === globalStep && this.#savedStep === globalStep)) return;
     this.#receivedState = globalStep;

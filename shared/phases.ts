@@ -5,6 +5,7 @@
  * @module
  */
 import type { NetworkName } from "./nn/network.ts";
+import type { Position } from "./protocol.ts";
 
 export interface Phase {
   readonly index: number;
@@ -14,12 +15,40 @@ export interface Phase {
   readonly network: NetworkName;
 }
 
+/** Optimizer updates of each network, as messages carry them. */
+export interface Updates {
+  readonly generatorSteps: number;
+  readonly discriminatorSteps: number;
+}
+
 export function phasesOfStep(discriminatorSteps: number): readonly Phase[] {
   const phases: Phase[] = [];
   for (let index = 0; index < discriminatorSteps; index++) {
     phases.push({ index, name: `D${index}`, network: "discriminator" });
   }
   return [...phases, { index: discriminatorSteps, name: "G", network: "generator" }];
+}
+
+/** Whether a replica can be at a position in a run that ends after so many steps. */
+export function isInRun(
+  { globalStep, phase }: Position,
+  endStep: number,
+  discriminatorSteps: number,
+): boolean {
+  return globalStep < endStep ? phase <= discriminatorSteps : globalStep === endStep && phase === 0;
+}
+
+/** Optimizer updates of each network at a position. */
+export function updatesAt({ globalStep, phase }: Position, discriminatorSteps: number): Updates {
+  return {
+    generatorSteps: globalStep,
+    discriminatorSteps: globalStep * discriminatorSteps + phase,
+  };
+}
+
+/** Whether a message of a state names so many updates. */
+export function areUpdates(message: Updates, { generatorSteps, discriminatorSteps }: Updates): boolean {
+  return message.generatorSteps === generatorSteps && message.discriminatorSteps === discriminatorSteps;
 }
 
 /**

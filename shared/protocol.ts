@@ -11,6 +11,7 @@ import { checked } from "./checked.ts";
 import type { RunConfig } from "./config.ts";
 import { parseRunConfig } from "./config.ts";
 import { describeError, ProtocolError } from "./errors.ts";
+import { isInRun } from "./phases.ts";
 import { PACKAGE_VERSION, PROTOCOL_VERSION } from "./version.ts";
 
 /** Name of a worker; survives a reconnect, and the process. */
@@ -22,10 +23,13 @@ const index = z
   .int()
   .min(0)
   .max(2 ** 48);
+const rank = index.max(4095);
+const port = z.int().min(1).max(65_535);
 const text = z.string().max(4096);
 const id = z.string().min(1).max(200);
 const hash = z.string().max(128);
-const milliseconds = z.number().min(0);
+/** At most thirty years: as long as no process lives. */
+const milliseconds = z.number().min(0).max(1e12);
 
 const Timing = z.strictObject({
   /** Gradients of this worker's shards. */
@@ -107,7 +111,8 @@ const WorkerMessageSchema = z.discriminatedUnion("type", [
     workerId: id,
     process: id,
     host: text,
-    pid: index,
+    /** Of 32 bits on any system. */
+    pid: index.max(2 ** 32),
     runtime: text,
     /** Where other workers reach this one's data plane. */
     data: DataAddressSchema,
@@ -131,7 +136,7 @@ const WorkerMessageSchema = z.discriminatedUnion("type", [
     waitingFor: text.nullable(),
     waitedMs: milliseconds,
     /** Ranks without which its all-reduce cannot go on. */
-    waitingRanks: z.array(index).max(4096),
+    waitingRanks: z.array(rank).max(4096),
   }),
   /** Instead of heartbeats, while one computation lasts: from pulseIdOf() the incarnation, not numbered. */
   z.strictObject({ type: z.literal("busy"), forMs: milliseconds }),
@@ -174,7 +179,7 @@ const WorkerMessageSchema = z.discriminatedUnion("type", [
 ]);
 export type WorkerMessage = z.infer<typeof WorkerMessageSchema>;
 
-const PeerSchema = z.strictObject({ rank: index, workerId: id, data: DataAddressSchema });
+const PeerSchema = z.strictObject({ rank, workerId: id, data: DataAddressSchema });
 export type Peer = z.infer<typeof PeerSchema>;
 
 const StartSchema = z.strictObject({
@@ -182,10 +187,10 @@ const StartSchema = z.strictObject({
   /** Id of the coordinator's process, which counts generations. */
   term: z.string().min(1).max(64),
   generation: index,
-  rank: index,
+  rank,
   worldSize: index.min(1),
   /** All members, sorted by rank, the receiver among them. */
-  peers: z.array(PeerSchema).min(1),
+  peers: z.array(PeerSchema).min(1).max(4096),
   /** Names the run to workers that outlive a coordinator. */
   runId: id,
   /** Where the state is that training starts from. */
@@ -200,9 +205,9 @@ const StartSchema = z.strictObject({
   /** Whence the receiver takes the state: its own, a peer's (data plane), a checkpoint's (bulk plane), or the seed. */
   stateFrom: z.enum(["own", "peer", "checkpoint", "seed"]),
   /** Ranks to which the receiver sends its state. */
-  stateTo: z.array(index),
+  stateTo: z.array(rank).max(4096),
   /** Port of the coordinator's bulk plane, on the host of its control plane. */
-  bulkPort: index,
+  bulkPort: port,
   config: z.unknown(),
 });
 
@@ -381,11 +386,32 @@ export function parseWorkerMessage(header: unknown): WorkerMessage {
 export function parseCoordinatorMessage(header: unknown): CoordinatorMessage {
   const message = parse(CoordinatorMessageSchema, header, "coordinator message");
   if (message.type !== "start" && message.type !== "prepare") return message;
+  let config: RunConfig;
   try {
-    return { ...message, config: parseRunConfig(message.config) };
+    config = parseRunConfig(message.config);
   } catch (error) {
     throw new ProtocolError(`Cannot parse "${message.type}": ${describeError(error)}`);
   }
+  if (message.type === "start") checkStart({ ...message, config });
+  return { ...message, config };
+}
+
+/** @throws {ProtocolError} If no member of a run can be told to start so. */
+function checkStart({ config, endStep, peers, position, rank: own, stateTo, worldSize }: StartMessage): void {
+  const hasOthers = stateTo.every((to) => to < worldSize && to !== own) && isUnique(stateTo);
+  const hasRanks = peers.length === worldSize && peers.every((peer, i) => peer.rank === i) && own < worldSize;
+  if (!hasOthers || !hasRanks || worldSize > config.shards) {
+    throw new ProtocolError(`Cannot start as rank ${own} of ${worldSize} with ${peers.length} members`);
+  }
+  if (!isInRun(position, endStep, config.discriminatorSteps)) {
+    throw new ProtocolError(
+      `Cannot start at step ${position.globalStep}, phase ${position.phase} of a run of ${endStep} steps`,
+    );
+  }
+}
+
+function isUnique(values: readonly number[]): boolean {
+  return new Set(values).size === values.length;
 }
 
 /** @throws {ProtocolError} If a field is missing, unknown or has the wrong type. */

@@ -19,6 +19,7 @@ import { describeError } from "../shared/errors.ts";
 import { alignedFrame, bytesOf, floatsOf } from "../shared/frames.ts";
 import type { RunKey } from "../shared/keys.ts";
 import { Outbox } from "../shared/outbox.ts";
+import type { Updates } from "../shared/phases.ts";
 import type { DataAddress, Peer } from "../shared/protocol.ts";
 import { decodeHeader, encodeHeader } from "../shared/header.ts";
 import { pull, push, receiveAll } from "../shared/sockets.ts";
@@ -145,7 +146,12 @@ export class DataPlane {
     for (const { rank, data } of peers) {
       if (!arePartners(peers.length, group.numShards, from, rank)) continue;
       const socket = push(this.#key);
-      socket.connect(data.endpoint);
+      try {
+        socket.connect(data.endpoint);
+      } catch (error) {
+        // It said so itself, and is waited for as if it did not answer.
+        this.#onRefused(`address ${data.endpoint} of rank ${rank}: ${describeError(error)}`);
+      }
       const outbox = new Outbox(socket, (error) => {
         if (!socket.closed) this.#onError(new Error(`Cannot send to rank ${rank}`, { cause: error }));
       });
@@ -189,11 +195,12 @@ export class DataPlane {
    * Waits for a state that a peer sends in this generation.
    *
    * @param lengths Of its vectors.
+   * @param updates That it has seen.
    * @throws {Interrupted} If the generation ends before.
    */
-  receiveState(lengths: readonly number[]): Promise<TransferredState> {
+  receiveState(lengths: readonly number[], updates: Updates): Promise<TransferredState> {
     return new Promise((resolve, reject) => {
-      this.#exchange.expectState(lengths);
+      this.#exchange.expectState(lengths, updates);
       this.#receiving = { resolve, reject };
       this.#settle();
     });
@@ -283,8 +290,8 @@ export class DataPlane {
       return (target) => decodeRounded(bytes, numRounded, target);
     }
     const file = this.#links.get(from)?.file;
-    if (file === null || file === undefined) {
-      throw new RangeError(`Cannot use data message as rank ${from} shares no file`);
+    if (file?.holds(at, (end - start) * 4) !== true) {
+      throw new RangeError(`Cannot use data message as rank ${from} shares no file with values at ${at}`);
     }
     return (target) => file.read(at, target);
   }

@@ -9,11 +9,14 @@
  * @module
  */
 import { describeError, ProtocolError } from "../shared/errors.ts";
-import type { StepReport } from "../shared/protocol.ts";
+import type { Updates } from "../shared/phases.ts";
+import { areUpdates } from "../shared/phases.ts";
+import type { Position, StepReport } from "../shared/protocol.ts";
 import type { Add, Partial } from "../shared/tree-sum.ts";
 import type { Collective, CopyTo, Outgoing } from "./collective.ts";
 import { SEGMENT_FLOATS, SegmentPool } from "./collective.ts";
 import type { DataMessage, StateMessage } from "./data-messages.ts";
+import { describeDataMessage } from "./data-messages.ts";
 import { Interrupted } from "./interrupted.ts";
 import { createCollective } from "./schedule.ts";
 
@@ -25,6 +28,10 @@ export interface Group {
   readonly rank: number;
   readonly worldSize: number;
   readonly numShards: number;
+  /** Where the generation begins. */
+  readonly position: Position;
+  /** Phases of a step. */
+  readonly numPhases: number;
   readonly add: Add;
   /** Rounds to bfloat16, in place. */
   readonly round: (values: Float32Array) => void;
@@ -58,15 +65,18 @@ interface Received<Payload> {
 
 interface Receiving {
   readonly vectors: readonly Float32Array[];
+  readonly updates: Updates;
+  /** Segments that have come, as "vector/start". */
+  readonly taken: Set<string>;
   missing: number;
-  steps: Pick<TransferredState, "generatorSteps" | "discriminatorSteps" | "measured"> | null;
+  measured: StateMessage["measured"];
   reports: readonly StepReport[];
 }
 
 /** Messages kept for phases, and for generations, that have not begun: two phases of a large model, not more. */
 const MAX_KEPT_MESSAGES = 20_000;
-/** Bytes kept for generations that this worker does not know: whoever reaches the port can make them up. */
-const MAX_AHEAD_BYTES = 2 ** 30;
+/** Bytes of either kind that are kept: whoever reaches the port can make them up. */
+const MAX_KEPT_BYTES = 2 ** 30;
 
 /** @typeParam Payload What came with a message, from which its values are taken when it is used. */
 export class Exchange<Payload> {
@@ -77,13 +87,20 @@ export class Exchange<Payload> {
   #pool = new SegmentPool([]);
   #isInterrupted = false;
   #running: { readonly key: string; readonly reduction: Collective } | null = null;
+  /** Of the phase that is next, and of the one after it. */
   readonly #early = new Map<string, Received<Payload>[]>();
-  #numEarly = 0;
   #earlyState: Received<Payload>[] = [];
+  /** Of both. */
+  #numEarly = 0;
+  #earlyBytes = 0;
+  /** The phase of the sum under way, or of the next one. */
+  #next: Position = { globalStep: 0, phase: 0 };
   #receiving: Receiving | null = null;
   /** Of generations that this worker does not know yet. */
   #ahead: Received<Payload>[] = [];
   #aheadBytes = 0;
+  /** Highest generation of those. */
+  #farthest = 0;
   /** The one term of all that is kept ahead, if that is known. */
   #aheadTerm: string | null = null;
 
@@ -109,12 +126,15 @@ export class Exchange<Payload> {
     this.#isInterrupted = false;
     this.#early.clear();
     this.#numEarly = 0;
+    this.#earlyBytes = 0;
     this.#earlyState = [];
+    this.#next = group.position;
     this.#group = group;
     this.#pool = new SegmentPool(group.buffers);
     const ahead = this.#ahead;
     this.#ahead = [];
     this.#aheadBytes = 0;
+    this.#farthest = 0;
     this.#aheadTerm = null;
     for (const { message, payload } of ahead) {
       // A peer may have begun this generation, or even the next, before this worker.
@@ -157,12 +177,13 @@ export class Exchange<Payload> {
     if (this.#running !== null) throw new Error("Cannot reduce as another sum is under way");
     const plan = { ...group, length: result.length, numRounded, pool: this.#pool };
     const reduction = createCollective(plan, globalStep, phase, result);
-    const key = keyOf(globalStep, phase);
+    const key = keyOf({ globalStep, phase });
     this.#running = { key, reduction };
+    this.#next = { globalStep, phase };
     const outgoing = [...reduction.start(partials)];
     const early = this.#early.get(key) ?? [];
     this.#early.delete(key);
-    this.#numEarly -= early.length;
+    this.#forget(early);
     for (const { message, payload } of early) {
       this.#kept(() => {
         outgoing.push(...reduction.receive(message as DataMessage, this.#sourceOf(message, payload)));
@@ -179,6 +200,12 @@ export class Exchange<Payload> {
   /** Ends the complete sum. */
   settle(): void {
     this.#running = null;
+    this.#next = this.#after(this.#next);
+  }
+
+  #after({ globalStep, phase }: Position): Position {
+    const isLast = phase + 1 === this.#group?.numPhases;
+    return isLast ? { globalStep: globalStep + 1, phase: 0 } : { globalStep, phase: phase + 1 };
   }
 
   /**
@@ -203,55 +230,85 @@ export class Exchange<Payload> {
         this.#takeState(this.#receiving, message, payload);
         return [];
       }
-      if (this.#earlyState.length >= MAX_KEPT_MESSAGES) throw new RangeError("Cannot keep more of a state");
-      this.#earlyState.push({ message, payload });
+      this.#keepEarly(this.#earlyState, { message, payload });
       return [];
     }
-    const key = keyOf(message.globalStep, message.phase);
+    const key = keyOf(message);
     if (this.#running?.key === key) {
       return this.#running.reduction.receive(message, this.#sourceOf(message, payload));
     }
-    if (this.#numEarly >= MAX_KEPT_MESSAGES)
-      throw new RangeError("Cannot keep more messages of later phases");
-    this.#early.set(key, [...(this.#early.get(key) ?? []), { message, payload }]);
-    this.#numEarly += 1;
+    const isNext = this.#running === null && key === keyOf(this.#next);
+    if (!isNext && key !== keyOf(this.#after(this.#next))) {
+      throw new ProtocolError(`Cannot use ${describeDataMessage(message)}: no peer can be in that phase`);
+    }
+    let early = this.#early.get(key);
+    if (early === undefined) this.#early.set(key, (early = []));
+    this.#keepEarly(early, { message, payload });
     return [];
+  }
+
+  #keepEarly(early: Received<Payload>[], received: Received<Payload>): void {
+    const numBytes = this.#sizeOf(received.payload);
+    if (this.#numEarly >= MAX_KEPT_MESSAGES || this.#earlyBytes + numBytes > MAX_KEPT_BYTES) {
+      throw new RangeError("Cannot keep more messages of what has not begun");
+    }
+    early.push(received);
+    this.#numEarly += 1;
+    this.#earlyBytes += numBytes;
+  }
+
+  #forget(early: readonly Received<Payload>[]): void {
+    this.#numEarly -= early.length;
+    this.#earlyBytes -= this.#bytesOf(early);
+  }
+
+  #bytesOf(kept: readonly Received<Payload>[]): number {
+    return kept.reduce((sum, { payload }) => sum + this.#sizeOf(payload), 0);
   }
 
   #keepAhead(message: DataMessage | StateMessage, payload: Payload): void {
     const numBytes = this.#sizeOf(payload);
     const isFull = (): boolean =>
-      this.#ahead.length >= MAX_KEPT_MESSAGES || this.#aheadBytes + numBytes > MAX_AHEAD_BYTES;
+      this.#ahead.length >= MAX_KEPT_MESSAGES || this.#aheadBytes + numBytes > MAX_KEPT_BYTES;
     // Not again for every message of a flood, where it would find nothing.
     if (isFull() && this.#aheadTerm !== message.term) {
       // Those of a coordinator that is gone are of no use to anybody.
       this.#aheadTerm = message.term;
-      this.#ahead = this.#ahead.filter(({ message: { term } }) => term === message.term);
-      this.#aheadBytes = this.#ahead.reduce((sum, kept) => sum + this.#sizeOf(kept.payload), 0);
+      this.#keepOnlyAhead(({ term }) => term === message.term);
     }
+    // One generation comes after the other: those far ahead are made up, and may not take the room of the next.
+    if (isFull() && message.generation < this.#farthest)
+      this.#keepOnlyAhead(({ generation }) => generation <= message.generation);
     if (isFull()) throw new RangeError("Cannot keep more messages of later generations");
     if (this.#aheadTerm !== message.term) this.#aheadTerm = null;
     this.#ahead.push({ message, payload });
     this.#aheadBytes += numBytes;
+    this.#farthest = Math.max(this.#farthest, message.generation);
+  }
+
+  #keepOnlyAhead(isKept: (message: DataMessage | StateMessage) => boolean): void {
+    this.#ahead = this.#ahead.filter(({ message }) => isKept(message));
+    this.#aheadBytes = this.#bytesOf(this.#ahead);
+    this.#farthest = this.#ahead.reduce((most, { message }) => Math.max(most, message.generation), 0);
   }
 
   /**
    * Expects a state that a peer sends in this generation; {@linkcode takeState} returns it.
    *
    * @param lengths Of its vectors.
+   * @param updates That it has seen: a state of others is refused.
    * @throws {Interrupted} If the generation is over.
    */
-  expectState(lengths: readonly number[]): void {
+  expectState(lengths: readonly number[], updates: Updates): void {
     void this.group;
     const receiving: Receiving = {
-      vectors: lengths.map((length) => new Float32Array(length)),
-      missing: lengths.reduce((sum, length) => sum + length, 0),
-      steps: null,
-      reports: [],
+      ...{ vectors: lengths.map((length) => new Float32Array(length)), updates, taken: new Set() },
+      ...{ missing: lengths.reduce((sum, length) => sum + length, 0), measured: null, reports: [] },
     };
     this.#receiving = receiving;
     const early = this.#earlyState;
     this.#earlyState = [];
+    this.#forget(early);
     for (const { message, payload } of early) {
       this.#kept(() => this.#takeState(receiving, message as StateMessage, payload));
     }
@@ -260,21 +317,29 @@ export class Exchange<Payload> {
   /** The state that was expected, once it is complete; null until then. */
   takeState(): TransferredState | null {
     const receiving = this.#receiving;
-    if (receiving === null || receiving.missing > 0 || receiving.steps === null) return null;
+    if (receiving === null || receiving.missing > 0) return null;
     this.#receiving = null;
-    const { steps, reports, vectors } = receiving;
-    return { ...steps, reports, vectors };
+    const { measured, reports, updates, vectors } = receiving;
+    return { ...updates, measured, reports, vectors };
   }
 
-  /** @throws {RangeError} If the values lie outside of the vector. */
+  /** @throws {RangeError} If the values are no segment of the vector, or one that has come, or of another state. */
   #takeState(receiving: Receiving, message: StateMessage, payload: Payload): void {
-    const { vector, start, end, generatorSteps, discriminatorSteps, measured, reports } = message;
+    const { vector, start, end, measured, reports } = message;
+    const { segmentFloats = SEGMENT_FLOATS } = this.group;
     const target = receiving.vectors.at(vector);
-    if (target === undefined || end > target.length || start >= end)
+    const name = `${vector}/${start}`;
+    const isSegment =
+      target !== undefined &&
+      start % segmentFloats === 0 &&
+      start < end &&
+      end === Math.min(start + segmentFloats, target.length);
+    if (!isSegment || receiving.taken.has(name) || !areUpdates(message, receiving.updates))
       throw new RangeError(`Cannot use values ${start}..${end} of a state's vector ${vector}`);
     this.#sourceOf(message, payload)(target.subarray(start, end));
+    receiving.taken.add(name);
     receiving.missing -= end - start;
-    receiving.steps = { generatorSteps, discriminatorSteps, measured };
+    receiving.measured = measured;
     if (reports.length > 0) receiving.reports = reports;
   }
 
@@ -320,6 +385,6 @@ export function isRefusal(error: unknown): boolean {
   return error instanceof ProtocolError || error instanceof RangeError;
 }
 
-function keyOf(globalStep: number, phase: number): string {
+function keyOf({ globalStep, phase }: Position): string {
   return `${globalStep}/${phase}`;
 }

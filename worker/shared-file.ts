@@ -7,7 +7,7 @@
  * @module
  */
 import { randomBytes } from "node:crypto";
-import { closeSync, openSync, readSync, statfsSync, unlinkSync, writeSync } from "node:fs";
+import { closeSync, fstatSync, openSync, readSync, statfsSync, unlinkSync, writeSync } from "node:fs";
 import { join } from "node:path";
 import { bytesOf } from "../shared/frames.ts";
 import type { SharedFileAddress } from "../shared/protocol.ts";
@@ -91,6 +91,11 @@ export class PeerFile {
 
   private constructor(fd: number) {
     this.#fd = fd;
+  }
+
+  /** Whether so many bytes are there. */
+  holds(at: number, numBytes: number): boolean {
+    return at + numBytes <= fstatSync(this.#fd).size;
   }
 
   /** Fills the target. @throws {Error} If the file ends before. */

@@ -13,7 +13,8 @@ import { IMAGE_PIXELS } from "../shared/image.ts";
 import type { Model } from "../shared/nn/models.ts";
 import { MODELS } from "../shared/nn/models.ts";
 import { OBJECTIVES } from "../shared/nn/objectives.ts";
-import { phasesOfStep } from "../shared/phases.ts";
+import type { Updates } from "../shared/phases.ts";
+import { areUpdates, phasesOfStep, updatesAt } from "../shared/phases.ts";
 import type {
   Position,
   PrepareMessage,
@@ -172,8 +173,15 @@ export class Trainer {
   /** Takes in a message of the bulk plane. @throws {ProtocolError} If it is malformed. */
   receiveBulk(frames: readonly Buffer[]): void {
     const message = parseCoordinatorBulkMessage(decodeHeader(frames[0]));
-    if (message.generation !== this.#start?.generation) return;
-    if (message.type === "batch") this.#batches?.put(message.globalStep, frames[1]);
+    const start = this.#start;
+    if (message.generation !== start?.generation) return;
+    const { globalStep } = message;
+    if (globalStep < start.position.globalStep || globalStep > start.endStep || frames.length < 2) {
+      throw new ProtocolError(
+        `Cannot use "${message.type}" of step ${globalStep} with ${frames.length} frames`,
+      );
+    }
+    if (message.type === "batch") this.#batches?.put(globalStep, frames[1]);
     else this.#stateArrived?.resolve(frames);
   }
 
@@ -205,6 +213,7 @@ export class Trainer {
     buffers.reset();
     dataPlane.connect({
       ...{ term, generation, rank, peers: start.peers, numShards: config.shards },
+      ...{ position: start.position, numPhases: phasesOfStep(config.discriminatorSteps).length },
       ...{ add: memory.add, round: memory.roundToBf16, buffers: buffers.segments },
       shared: config.sharedMemory,
     });
@@ -264,6 +273,7 @@ export class Trainer {
 
   /** Brings the replica to the position that the generation starts from. */
   async #takeState({ stateFrom, position, config }: StartMessage, own: Own): Promise<void> {
+    const updates = updatesAt(position, config.discriminatorSteps);
     const { model, replica, engine, progress } = own;
     if (stateFrom === "own") return this.#checkHeld(position);
     // Until the new state is complete there is none.
@@ -274,15 +284,15 @@ export class Trainer {
         initialize(replica, model, config.seed, engine.order);
         break;
       case "peer": {
-        const arriving = this.#options.dataPlane.receiveState(replicaLengths(model));
+        const arriving = this.#options.dataPlane.receiveState(replicaLengths(model), updates);
         const state = await this.#waiting(() => "another worker's state", arriving);
-        restore(replica, model, state.vectors, state, engine.order);
+        restore(replica, model, state.vectors, updates, engine.order);
         measured = state.measured;
         this.#options.report({ type: "took", reports: state.reports });
         break;
       }
       case "checkpoint":
-        await this.#takeCheckpoint(own);
+        await this.#takeCheckpoint(own, updates);
     }
     Object.assign(progress, { ...position, measured } satisfies Progress);
     own.hasState = true;
@@ -296,16 +306,18 @@ export class Trainer {
     );
   }
 
-  async #takeCheckpoint({ model, replica, engine }: Own): Promise<void> {
+  async #takeCheckpoint({ model, replica, engine }: Own, updates: Updates): Promise<void> {
     const arrived = new Promise<readonly Buffer[]>(
       (resolve, reject) => (this.#stateArrived = { resolve, reject }),
     );
     const [header, ...frames] = await this.#waiting(() => "the checkpoint's state", arrived);
     const message = parseCoordinatorBulkMessage(decodeHeader(header));
-    if (message.type !== "state") throw new ProtocolError(`Cannot start from "${message.type}"`);
+    if (message.type !== "state" || !areUpdates(message, updates)) {
+      throw new ProtocolError(`Cannot start from "${message.type}" of step ${message.globalStep}`);
+    }
     const lengths = replicaLengths(model);
     const vectors = frames.map((frame, i) => floatsOf(frame, lengths[i]));
-    restore(replica, model, vectors, message, engine.order);
+    restore(replica, model, vectors, updates, engine.order);
   }
 
   async #runLoop(parts: TrainLoopParts): Promise<void> {

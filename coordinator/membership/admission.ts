@@ -10,6 +10,7 @@ import { PACKAGE_VERSION } from "../../shared/version.ts";
 import type { Effect, Incarnation, Member, MembershipConfig, MembershipState, Transition } from "./state.ts";
 import { andThen, isStartedHere, sorted, update, withJoining } from "./state.ts";
 import { withReports } from "./commits.ts";
+import { wrongPosition } from "./possible.ts";
 import { tryStart } from "./generation.ts";
 import { lose } from "./departures.ts";
 
@@ -170,9 +171,9 @@ function admitSoon(state: MembershipState, nowMs: number): MembershipState {
   return { ...state, admitMs: state.status === "trained" ? null : (state.admitMs ?? nowMs + ADMIT_MS) };
 }
 
-/** Whether the worker holds the state of another run: of other training values or other data. */
-function isOtherRun({ holds }: JoinMessage, { runId }: MembershipConfig): boolean {
-  return holds !== null && holds.runId !== runId;
+/** Whether the worker holds a state that this run has no use for: of other training values or data, or of steps after its end. */
+function isOtherRun({ holds }: JoinMessage, config: MembershipConfig): boolean {
+  return holds !== null && (holds.runId !== config.runId || wrongPosition(holds.position, config) !== null);
 }
 
 function refusalOf(state: MembershipState, message: JoinMessage, config: MembershipConfig): string | null {
@@ -183,9 +184,17 @@ function refusalOf(state: MembershipState, message: JoinMessage, config: Members
   if (message.codeHash !== config.codeHash) {
     return `Cannot join as build of lockstep ${PACKAGE_VERSION} must be ${config.codeHash}: got ${message.codeHash}. Remove dist and build the same sources on both machines`;
   }
-  if (message.holds !== null && isOtherRun(message, config)) {
-    const { globalStep } = message.holds.position;
-    return `Cannot join as the run must be ${runId} (${dataset.name}): this worker holds step ${globalStep} of run ${message.holds.runId}, of other training values or data. Let its own coordinator continue that run, or start a new worker process for this one`;
+  const { holds } = message;
+  if (holds !== null && holds.runId !== runId) {
+    const { globalStep } = holds.position;
+    return `Cannot join as the run must be ${runId} (${dataset.name}): this worker holds step ${globalStep} of run ${holds.runId}, of other training values or data. Let its own coordinator continue that run, or start a new worker process for this one`;
+  }
+  const wrong = holds === null ? null : wrongPosition(holds.position, config);
+  if (wrong !== null) {
+    return `Cannot join as this worker holds ${wrong}. If it trained that far, resume the run with a --max-steps or --epochs beyond it`;
+  }
+  if (holds?.reports.some(({ globalStep }) => globalStep > holds.position.globalStep) === true) {
+    return `Cannot join as this worker reports steps after ${holds.position.globalStep}, which it holds`;
   }
   const others = [...state.members, ...state.joining].filter((m) => m.workerId !== message.workerId);
   const limit = maxWorkersOf(run);

@@ -50,12 +50,9 @@ function commitReported(state: MembershipState, nowMs: number): Transition {
 export function commitUpTo(state: MembershipState, globalStep: number): Transition {
   const effects: Effect[] = [];
   if (state.recorded > globalStep) effects.push({ type: "rewind", globalStep });
-  let numMissing = 0;
-  for (let step = state.recorded + 1; step <= globalStep; step++) {
-    const ofStep = state.reports.get(step);
-    if (ofStep === undefined) numMissing += 1;
-    else effects.push(commitOf(step, ofStep));
-  }
+  const known = [...state.reports].filter(([step]) => step > state.recorded && step <= globalStep);
+  for (const [step, ofStep] of known.sort(([a], [b]) => a - b)) effects.push(commitOf(step, ofStep));
+  const numMissing = globalStep - state.recorded - known.length;
   if (numMissing > 0) {
     const text = `The metrics of ${numMissing} steps up to step ${globalStep} are lost: those that had them are gone`;
     effects.push({ type: "log", level: "warn", text });

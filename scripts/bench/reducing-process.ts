@@ -84,6 +84,8 @@ async function reduceRepeatedly(request: ReduceRequest): Promise<number> {
     rank,
     peers: addresses.map((data, peer) => ({ rank: peer, workerId: `rank-${peer}`, data })),
     numShards: NUM_SHARDS,
+    position: { globalStep: 0, phase: 0 },
+    numPhases: 2,
     add: memory.add,
     round: memory.roundToBf16,
     shared,

@@ -3,6 +3,7 @@ import { BatchStream, taskOf } from "../../coordinator/batch-stream.ts";
 import { ImageStream } from "../../coordinator/pool-tasks.ts";
 import type { PoolData } from "../../coordinator/pool-tasks.ts";
 import { parseRunConfig } from "../../shared/config.ts";
+import { ProtocolError } from "../../shared/errors.ts";
 
 const NUM_IMAGES = 50;
 /** Two pixels per image: its number, and 255 minus that. */
@@ -80,7 +81,9 @@ t.test(
       sent.every((s) => s.endsWith(":8")),
       "half of eight images of two pixels",
     );
-    stream.credit(0, 15);
+    t.throws(() => stream.credit(0, 14), /Cannot take credit for step 14 as step 13 is the next/);
+    t.throws(() => stream.credit(0, 2 ** 40), ProtocolError);
+    stream.credit(0, 13);
     await settle();
     t.equal(sent.length, 6, "the slowest rank counts");
     stream.credit(1, 11);

@@ -3,6 +3,7 @@ import type { Effect, Input, MembershipConfig, MembershipState } from "../../coo
 import { advance } from "../../coordinator/membership.ts";
 import { initialState } from "../../coordinator/membership/state.ts";
 import { parseRunConfig } from "../../shared/config.ts";
+import { ProtocolError } from "../../shared/errors.ts";
 import type { CoordinatorMessage, Position, WorkerMessage } from "../../shared/protocol.ts";
 import { UNNUMBERED } from "../../shared/sequence.ts";
 import { PACKAGE_VERSION, PROTOCOL_VERSION } from "../../shared/version.ts";
@@ -52,6 +53,7 @@ const failed = (worker: string, reason: string, byEngine = false): Input =>
 const exited = (workerId: string, process = ""): Input => ({
   ...{ type: "exited", workerId, process, how: "killed by SIGKILL" },
 });
+const HEARTBEAT = { phase: "D0", waitingFor: null, waitedMs: 0, waitingRanks: [] };
 const tick: Input = { type: "tick" };
 const report = (globalStep: number, change: object = {}) => ({
   globalStep,
@@ -427,6 +429,74 @@ t.test("advance() takes the state and the metrics of workers that outlived a coo
     ],
     "a state of another run is no state of this one, and the worker is told to keep it",
   );
+});
+
+t.test("advance() refuses what no worker of the run can say", async (t) => {
+  const holding = (globalStep: number, phase = 0, reports: object[] = []): Input =>
+    join("x", { holds: { runId: "run", position: at(globalStep, phase), reports } });
+  for (const [input, pattern] of [
+    [holding(2 ** 40), /holds step 1099511627776, phase 0 of a run that ends after step 10.*--max-steps/],
+    [holding(11), /holds step 11/],
+    [holding(10, 1), /holds step 10, phase 1/],
+    [holding(3, 2), /holds step 3, phase 2/],
+    [holding(3, 0, [report(2 ** 48)]), /reports steps after 3/],
+  ] as const) {
+    const { state, effects } = run([input]);
+    t.match(effects, [{ message: { reason: pattern } }, { type: "refused" }]);
+    t.same(state.members, []);
+  }
+  t.match(run([holding(10)]).state.members, [{ workerId: "x" }], "the end is in the run");
+  const far = 2 ** 48;
+  for (const message of [
+    { ...{ type: "heartbeat", generation: 1, globalStep: far }, ...HEARTBEAT },
+    { ...{ type: "heartbeat", generation: far, globalStep: 1 }, ...HEARTBEAT },
+    { ...{ type: "heartbeat", generation: 1, globalStep: 1 }, ...HEARTBEAT, waitingRanks: [4] },
+    { ...{ type: "heartbeat", generation: 1, globalStep: 1 }, ...HEARTBEAT, waitingRanks: [1, 1] },
+    { type: "paused", generation: 2, position: at(far) },
+    { type: "paused", generation: far, position: null },
+    { type: "ready", generation: far, stateHash: "x" },
+    { type: "step", generation: 1, report: report(0) },
+    { type: "step", generation: 1, report: report(11) },
+    { type: "step", generation: 0, report: report(far) },
+    { type: "finished", generation: 1, globalStep: far },
+    { type: "finished", generation: 1, globalStep: 9 },
+    { type: "nonFinite", generation: 1, globalStep: far, phase: "D0", isApplied: false, own: null },
+    { type: "left", generation: far },
+  ] satisfies WorkerMessage[]) {
+    t.throws(() => run([from("a", message)], training), ProtocolError, JSON.stringify(message));
+  }
+  const long = { ...config, endStep: 1e9 };
+  const ahead = run([join("a"), join("b"), ready("a"), ready("b")], undefined, long);
+  t.throws(() => run([step("a", 65_537)], ahead, long), /step 65537 where all have reported 0/);
+  t.equal(run([step("a", 65_536)], ahead, long).state.reports.size, 1);
+});
+
+t.test("advance() takes what belongs to a generation from its members alone", async (t) => {
+  const coming = run([join("x")], training);
+  const nonFinite = {
+    type: "nonFinite",
+    generation: 1,
+    globalStep: 1,
+    phase: "G",
+    isApplied: false,
+    own: null,
+  } as const;
+  const { state, effects } = run(
+    [step("x", 1, { generatorHash: "other" }), step("a", 1), step("b", 1), from("x", nonFinite)],
+    coming,
+  );
+  t.same(effects, []);
+  t.equal(state.nonFiniteSinceMs, null);
+  t.equal(state.globalStep, 1, "both members have reported it");
+  const again = run([from("x", { type: "paused", generation: 2, position: at(9) })], coming);
+  t.match(again.state.joining, [{ workerId: "x", paused: null }]);
+});
+
+t.test("advance() goes on from a position that is far ahead of what is recorded", async (t) => {
+  const long = { ...config, endStep: 2 ** 48 };
+  const held = join("a", { holds: { runId: "run", position: at(2 ** 48), reports: [] } });
+  const { all } = run([held], undefined, long);
+  t.match(logs(all).at(-1), /metrics of 281474976710656 steps up to step 281474976710656 are lost/);
 });
 
 t.test("advance() prefers a checkpoint to a worker that is far behind it", async (t) => {

@@ -1,13 +1,19 @@
+import { randomUUID } from "node:crypto";
 import { connect } from "node:net";
 import { join } from "node:path";
 import type { Test } from "tap";
 import t from "tap";
 import { Dealer, Push } from "zeromq";
-import { encodeHeader } from "../../shared/header.ts";
+import { codeHash } from "../../shared/code-hash.ts";
+import { decodeHeader, encodeHeader } from "../../shared/header.ts";
+import type { StartMessage, WorkerMessage } from "../../shared/protocol.ts";
+import { parseCoordinatorMessage, parseWorkerMessage } from "../../shared/protocol.ts";
 import { encodeSequence } from "../../shared/sequence.ts";
+import { parsePeerMessage } from "../../worker/data-messages.ts";
 import type { Running } from "../integration/processes.ts";
 import { bits, inspect, listeningPorts, run, start, TRAINING_FLAGS } from "../integration/processes.ts";
 import { ALL_MESSAGES, BULK, CONTROL, DATA as PEER_MESSAGES } from "./messages.ts";
+import { impossible } from "./impossible.ts";
 import { FuzzRandom } from "./random.ts";
 
 /** Messages sent in all; more on demand. */
@@ -101,6 +107,77 @@ async function tcpStorm(port: number, seed: number, count: number, mechanism: Me
   }
 }
 
+/** A worker's first words. @param holds What it claims to hold. */
+function joining(workerId: string, holds: unknown): object {
+  const [join] = CONTROL;
+  return { ...join, workerId, process: workerId, codeHash: codeHash(), holds };
+}
+
+/** Joins as a worker does that then cannot go on. @returns What it was told of the generation. */
+async function spy(port: number): Promise<StartMessage> {
+  const socket = new Dealer({ routingId: randomUUID(), linger: 5000, receiveTimeout: 60_000 });
+  socket.connect(`tcp://127.0.0.1:${port}`);
+  let numSent = 0;
+  const say = (message: object): Promise<void> =>
+    socket.send([encodeHeader(message), encodeSequence(++numSent)]);
+  await say(joining("spy", null));
+  for (;;) {
+    const message = parseCoordinatorMessage(decodeHeader((await socket.receive())[0]));
+    if (message.type === "prepare") await say({ type: "prepared", runId: message.runId });
+    if (message.type !== "start") continue;
+    await say({ type: "failed", reason: "it only looked", byEngine: false });
+    socket.close();
+    return message;
+  }
+}
+
+/** Workers that join, claim what cannot be, and say more of the kind. All of it is well formed. */
+async function liarsStorm(port: number, seed: number, count: number, start: StartMessage): Promise<void> {
+  const { runId, generation } = start;
+  for (let sent = 0; sent < count;) {
+    const random = new FuzzRandom(seed + sent);
+    const socket = new Dealer({ routingId: randomUUID(), linger: 10_000, sendTimeout: 10_000 });
+    socket.connect(`tcp://127.0.0.1:${port}`);
+    const [join, ...others] = CONTROL as readonly [
+      Extract<WorkerMessage, { type: "join" }>,
+      ...WorkerMessage[],
+    ];
+    const holds = random.chance(0.7) && join.holds !== null ? { ...join.holds, runId } : null;
+    // A claim to hold something that can be would be one that nobody can check.
+    const first = impossible(random, joining(`liar-${seed + sent}`, holds), parseWorkerMessage);
+    const end = Math.min(count, sent + 1 + random.below(MAX_PER_STRANGER));
+    for (let number = 1; sent < end; sent++, number++) {
+      const known = random.pick(others);
+      const current = "generation" in known ? { ...known, generation: generation + random.below(3) } : known;
+      const message =
+        number === 1 ? first : random.chance(0.8) ? impossible(random, current, parseWorkerMessage) : current;
+      await socket.send([encodeHeader(message), encodeSequence(number)]);
+    }
+    socket.close();
+  }
+}
+
+/** Gradients and states of the generation under way and those after it, for ranks, phases and places that are none. */
+async function lyingPeersStorm(
+  port: number,
+  seed: number,
+  count: number,
+  { term, generation }: StartMessage,
+): Promise<void> {
+  for (let sent = 0; sent < count;) {
+    const socket = new Push({ linger: 10_000, sendTimeout: 10_000, immediate: true });
+    socket.connect(`tcp://127.0.0.1:${port}`);
+    const end = Math.min(count, sent + 100);
+    for (; sent < end; sent++) {
+      const random = new FuzzRandom(seed + sent);
+      const known = { ...random.pick(PEER_MESSAGES), term, generation: generation + 1 };
+      const message = impossible(random, known, parsePeerMessage);
+      await socket.send([encodeHeader(message), new Uint8Array(4096)]);
+    }
+    socket.close();
+  }
+}
+
 interface Target {
   readonly port: number;
   /** What the port takes. */
@@ -117,7 +194,7 @@ interface Training {
 async function trainingIn(t: Test, runDir: string, flags: readonly string[]): Promise<Training> {
   const running = start([
     ...TRAIN,
-    ...["--max-workers", "2", "--no-shared-memory", "--checkpoint-every", "50", "--max-steps", "1000000"],
+    ...["--no-shared-memory", "--checkpoint-every", "50", "--max-steps", "1000000"],
     ...["--failure-timeout", "20", "--run-dir", runDir, ...flags],
   ]);
   await running.until(/^step [1-9]/m);
@@ -151,16 +228,21 @@ async function stormOver(storms: readonly Promise<void>[], { running }: Training
 }
 
 /** Checks that training goes on after a storm, in the same processes, to the bits of a calm run. @returns Its output. */
-async function checkUnharmed(t: Test, runDir: string, { running, pids }: Training): Promise<string> {
+async function checkUnharmed(
+  t: Test,
+  runDir: string,
+  { running, pids }: Training,
+  signal: "SIGINT" | "SIGTERM" = "SIGINT",
+): Promise<string> {
   const last = [...running.output.matchAll(/Checkpoint of step (\d+):/g)].at(-1)?.[1] ?? "0";
   await running.until(
     new RegExp(`Checkpoint of step (?!${last}:)\\d+:[^]*Checkpoint of step (?!${last}:)\\d+:`),
   );
   for (const pid of pids) t.doesNotThrow(() => process.kill(pid, 0), "no process has ended");
-  running.child.kill("SIGINT");
+  running.child.kill(signal);
   const { code, output } = await running.finished;
-  t.equal(code, 130, output.slice(-5000));
-  t.notMatch(output, /The coordinator failed|Data plane failed|UnhandledPromise|Lost worker/);
+  t.equal(code, signal === "SIGINT" ? 130 : 143, output.slice(-5000));
+  t.notMatch(output, /The coordinator failed|Data plane failed|UnhandledPromise|Lost worker "worker-/);
   const calm = `${runDir}-calm`;
   const { globalStep } = inspect(runDir);
   await run([...TRAIN, "--max-steps", String(globalStep), "--run-dir", calm]);
@@ -172,7 +254,7 @@ const SKIP = process.platform === "linux" ? false : "ports of processes are foun
 
 t.test("a storm of malformed messages to every port changes no bit", { skip: SKIP }, async (t) => {
   const runDir = join(t.testdir(), "run");
-  const training = await trainingIn(t, runDir, []);
+  const training = await trainingIn(t, runDir, ["--max-workers", "2"]);
   const { targets } = training;
   const each = Math.ceil(NUM_FRAMES / targets.length / 2);
   const beganMs = performance.now();
@@ -197,11 +279,49 @@ t.test("a storm of malformed messages to every port changes no bit", { skip: SKI
   t.match(output, /\[worker-\d\] Refused by the data plane/);
 });
 
+t.test(
+  "a storm of well-formed messages that say what cannot be changes no bit; status and SIGTERM are answered",
+  { skip: SKIP },
+  async (t) => {
+    const runDir = join(t.testdir(), "run");
+    const training = await trainingIn(t, runDir, ["--max-workers", "4"]);
+    const { targets } = training;
+    const start = await spy(targets[0].port);
+    // Whoever joins while a generation is formed is in it.
+    await training.running.until(/Lost worker "spy"[^]*Generation \d+: 2 workers/);
+    const each = Math.ceil(NUM_FRAMES / targets.length / 2);
+    let isOver = false;
+    const storm = stormOver(
+      targets.map(({ port, valid }, i) => {
+        const seed = 30_000_000 + 1_000_000 * i;
+        if (valid === CONTROL) return liarsStorm(port, seed, each, start);
+        return valid === PEER_MESSAGES
+          ? lyingPeersStorm(port, seed, each, start)
+          : zeromqStorm(port, seed, each, valid);
+      }),
+      training,
+    ).finally(() => (isOver = true));
+    do {
+      const { code, output } = await run(["status", runDir]);
+      t.equal(code, 0, output);
+      t.match(output, /rank 1 {2}"worker-1"/);
+    } while (!isOver);
+    await storm;
+    const output = await checkUnharmed(t, runDir, training, "SIGTERM");
+    const refused = /Refused in all: \d+ connections, (\d+) joins, (\d+) malformed/.exec(output);
+    t.comment(String(refused?.[0]));
+    t.ok(Number(refused?.[1]) > 0, "claims of far steps are refused");
+    t.ok(Number(refused?.[2]) > 0, "and messages that no worker can send");
+    t.match(output, /Refused worker "liar-\d+" .*of a run that ends after step 1000000/);
+    t.match(output, /\[worker-\d\] Refused by the data plane: Cannot use/);
+  },
+);
+
 t.test("a storm of noise to every port of a run with a key changes no bit", { skip: SKIP }, async (t) => {
   const runDir = join(t.testdir(), "run");
   const keyFile = join(t.testdirName, "run.key");
   t.equal((await run(["keygen", "--out", keyFile])).code, 0);
-  const training = await trainingIn(t, runDir, ["--key", keyFile]);
+  const training = await trainingIn(t, runDir, [...["--max-workers", "2", "--key", keyFile]]);
   const { targets } = training;
   const each = Math.ceil(NUM_FRAMES / targets.length / 4);
   await stormOver(

@@ -69,6 +69,33 @@ t.test("parsing names the field that is wrong", async (t) => {
   );
 });
 
+t.test("a start that no run can have is refused", async (t) => {
+  const data = { endpoint: "tcp://h:1", sharedFile: null };
+  const peers = [0, 1].map((rank) => ({ rank, workerId: `w${rank}`, data }));
+  const start = {
+    ...{ type: "start", term: "t", generation: 1, rank: 0, worldSize: 2, peers, runId: "r" },
+    ...{ position: { globalStep: 4, phase: 1 }, endStep: 10, numImages: 60_000 },
+    ...{ dataset: { name: "mnist", sha256: "ab" }, checkpoints: "/c", stateFrom: "own", stateTo: [1] },
+    ...{ bulkPort: 9, config: parseRunConfig({ workers: 2 }) },
+  };
+  t.match(parseCoordinatorMessage(start), { type: "start" });
+  for (const change of [
+    { rank: 2 },
+    { worldSize: 3 },
+    { peers: [...peers].reverse() },
+    { peers: peers.slice(1) },
+    { stateTo: [0] },
+    { stateTo: [2] },
+    { stateTo: [1, 1] },
+    { position: { globalStep: 2 ** 40, phase: 0 } },
+    { position: { globalStep: 10, phase: 1 } },
+    { position: { globalStep: 4, phase: 2 } },
+    { bulkPort: 65_536 },
+  ]) {
+    t.throws(() => parseCoordinatorMessage({ ...start, ...change }), ProtocolError, JSON.stringify(change));
+  }
+});
+
 t.test("random and mutated bytes are refused with a ProtocolError, never another error", async (t) => {
   const parsers = [
     parseWorkerMessage,

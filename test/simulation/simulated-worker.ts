@@ -5,7 +5,7 @@
  *
  * @module
  */
-import { phasesOfStep } from "../../shared/phases.ts";
+import { phasesOfStep, updatesAt } from "../../shared/phases.ts";
 import type { CoordinatorMessage, PrepareMessage, StartMessage, StepReport } from "../../shared/protocol.ts";
 import { HEARTBEAT_MS } from "../../shared/heartbeat.ts";
 import { UNNUMBERED } from "../../shared/sequence.ts";
@@ -317,6 +317,7 @@ export class SimulatedWorker {
     );
     this.#exchange.connect({
       ...{ term, generation, rank, worldSize, numShards: shards },
+      ...{ position, numPhases: discriminatorSteps + 1 },
       ...{ add: addInJavaScript, round: () => undefined, buffers, segmentFloats: SEGMENT_FLOATS },
     });
     this.#bulk({ type: "hello", generation, wantsState: stateFrom === "checkpoint" });
@@ -394,7 +395,7 @@ export class SimulatedWorker {
     if (stateFrom === "seed") {
       replica.restore(new ToyReplica(config.seed).state, position);
     } else if (stateFrom === "peer") {
-      this.#exchange.expectState(STATE_LENGTHS);
+      this.#exchange.expectState(STATE_LENGTHS, updatesAt(position, config.discriminatorSteps));
       let taken = this.#exchange.takeState();
       if (taken === null) {
         const isOver = (): boolean => (taken = this.#exchange.takeState()) !== null;

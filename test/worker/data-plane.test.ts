@@ -60,6 +60,8 @@ for (const [transport, isShared, numRounded] of [
           rank,
           peers,
           numShards: SHARDS,
+          position: { globalStep: 0, phase: 0 },
+          numPhases: 2,
           add: addInJavaScript,
           round: roundToBf16,
           shared: isShared(rank),

@@ -85,6 +85,8 @@ t.test("DataPlane reduces over real sockets by halving and doubling", async (t) 
         rank,
         peers,
         numShards: shared.numShards,
+        position: { globalStep: 0, phase: 0 },
+        numPhases: 3,
         add: addInJavaScript,
         round: roundToBf16,
       },
