@@ -84,6 +84,8 @@ export interface CoordinatorOptions {
 
 export interface Outcome {
   readonly ok: boolean;
+  /** Whether it ended since its workers had to leave, and is to be started again. */
+  readonly again: boolean;
   readonly reason: string;
   /** Newest step that is saved, or null. */
   readonly savedStep: number | null;
@@ -120,6 +122,8 @@ export class Coordinator {
   /** Incarnations that have answered "exit" or "abort", or have ended. */
   readonly #left = new Set<string>();
   #onLeft: (() => void) | null = null;
+  /** A request to stop may come before there is anything to stop. */
+  #isToStop = false;
 
   constructor(options: CoordinatorOptions) {
     this.#options = options;
@@ -200,26 +204,41 @@ export class Coordinator {
       setInterval(() => this.#tick(), TICK_MS),
       setInterval(() => this.#heartbeat(), HEARTBEAT_MS),
     ];
+    if (this.#isToStop) this.requestStop();
     await this.#outputs.checkSpace();
     await storeEndpoint(this.#options.paths, endpoint).catch((error: unknown) =>
       reporter.log("warn", `lockstep status and stop need this run's address: ${describeError(error)}`),
     );
     reporter.log("info", `Coordinator listens on ${endpoint} for ${config.workers} workers`);
-    onListening(endpoint, ({ workerId, process }, how) => {
-      const { members, joining } = this.#state;
-      const member = [...members, ...joining].find((m) => m.process === process);
-      if (member !== undefined) this.#noteLeft(member.incarnation);
-      this.#input({ type: "exited", workerId, process, how });
-    });
-    for (const first of this.#state.local) this.#options.onLaunch(first, 0);
-    const outcome = await this.#finished;
+    if (this.#state.status !== "ended") {
+      onListening(endpoint, ({ workerId, process }, how) => {
+        const { members, joining } = this.#state;
+        const member = [...members, ...joining].find((m) => m.process === process);
+        if (member !== undefined) this.#noteLeft(member.incarnation);
+        this.#input({ type: "exited", workerId, process, how });
+      });
+      for (const first of this.#state.local) this.#options.onLaunch(first, 0);
+    }
+    const finished = await this.#finished;
     await this.#close();
+    const outcome = this.#withSaved(finished);
     if (!outcome.ok) await this.#writeEvents();
-    return { ...outcome, savedStep: this.#outputs.savedStep };
+    return outcome;
+  }
+
+  /** A run that was stopped has ended well only if its last state is on disk. */
+  #withSaved(outcome: Outcome): Outcome {
+    const { savedStep } = this.#outputs;
+    const { globalStep, ok, reason } = outcome;
+    const numLost = globalStep - (savedStep ?? 0);
+    if (!ok || numLost <= 0) return { ...outcome, savedStep };
+    const lost = `its last ${numLost} steps could not be saved, as no worker was left that held them`;
+    return { ...outcome, savedStep, ok: false, again: false, reason: `${reason}, but ${lost}` };
   }
 
   /** Ends training with the step under way; state and pictures are saved. */
   requestStop(): void {
+    this.#isToStop = true;
     if (this.#state !== undefined) this.#input({ type: "finish" });
   }
 
@@ -315,7 +334,7 @@ export class Coordinator {
         this.#trainedMs = this.#clock.now();
         return this.#checkSaved();
       case "end":
-        return this.#end(effect.ok, effect.reason);
+        return this.#end(effect.ok, effect.reason, effect.again);
     }
   }
 
@@ -522,8 +541,9 @@ export class Coordinator {
     );
   }
 
-  #end(ok: boolean, reason: string): void {
-    this.#resolve({ ok, reason, savedStep: this.#outputs.savedStep, globalStep: this.#state.globalStep });
+  #end(ok: boolean, reason: string, again = false): void {
+    const { globalStep } = this.#state;
+    this.#resolve({ ok, again, reason, savedStep: this.#outputs.savedStep, globalStep });
   }
 }
 

@@ -21,6 +21,7 @@ import { diverged, stepReported } from "./membership/commits.ts";
 import { ready, regroup, restored, tryStart } from "./membership/generation.ts";
 import { exited, failed, finish, giveUp, lose, scale } from "./membership/departures.ts";
 import { isRival, join, prepared } from "./membership/admission.ts";
+import { leave, letGo, told } from "./membership/leaving.ts";
 import { explained, lateOf, stragglerOf, stuckOf } from "./membership/waiting.ts";
 
 /**
@@ -51,7 +52,7 @@ export function advance(
     case "missing":
       return state.status === "trained" ? regroup(state, nowMs, config) : { state, effects: [] };
     case "saved":
-      return saved(state);
+      return end(state, config);
     case "message":
       return message(state, input, nowMs, config);
   }
@@ -109,9 +110,10 @@ function fromMember(
       };
     case "failed":
       return failed(seen, member, message, nowMs, config);
+    case "leaving":
+      return told(seen, member, message.signal, nowMs, config);
     case "left":
-      // Only an ended run lets workers go.
-      return { state: seen, effects: [] };
+      return letGo(seen, [member], nowMs, config);
     case "prepared":
       return prepared(seen, member, message.runId, nowMs, config);
     case "paused":
@@ -177,10 +179,10 @@ function tick(state: MembershipState, nowMs: number, config: MembershipConfig): 
     const why = `it did not get ready within ${seconds(config.run.stragglerTimeoutMs)} (--straggler-timeout)`;
     return lose(state, late, why, nowMs, config);
   }
+  if (state.leaveMs !== null && nowMs >= state.leaveMs) {
+    const { state: next, effects } = leave(state, nowMs, config);
+    if (next !== state) return { state: next, effects };
+  }
   if (state.admitMs !== null && nowMs >= state.admitMs) return regroup(state, nowMs, config);
   return explained(state, nowMs, config);
-}
-
-function saved(state: MembershipState): Transition {
-  return end(state, true, `Trained to step ${state.globalStep}`);
 }

@@ -5,6 +5,7 @@
  *
  * @module
  */
+import { signals } from "./commands/signals.ts";
 import leven from "leven";
 import type { Argv } from "yargs";
 import yargs from "yargs";
@@ -45,6 +46,8 @@ const MAX_DEVICE = 1023;
 
 /** Where `lockstep coordinator` listens unless told. */
 const DEFAULT_PORT = 29555;
+
+signals.install();
 
 const words = hideBin(process.argv);
 /** Empty if none is named. */

@@ -166,7 +166,9 @@ const WorkerMessageSchema = z.discriminatedUnion("type", [
     /** What this worker's own shards contributed, or null if its part was finite. */
     own: text.nullable(),
   }),
-  /** Answer to "exit" and "abort": the coordinator may close its sockets. */
+  /** The worker was told to end by whoever has started it, and trains on until it is let go. */
+  z.strictObject({ type: z.literal("leaving"), signal: text }),
+  /** The worker is about to exit, as it was let go, or told to leave before it held anything. */
   z.strictObject({ type: z.literal("left"), generation: index }),
   /** The worker cannot go on and is about to exit. */
   z.strictObject({
@@ -233,8 +235,12 @@ const CoordinatorMessageSchema = z.discriminatedUnion("type", [
     safe: index,
   }),
   StartSchema,
-  /** All is saved: exit with code 0. */
-  z.strictObject({ type: z.literal("exit") }),
+  /** Nobody needs the receiver any more, and nothing of its work is lost. */
+  z.strictObject({
+    type: z.literal("exit"),
+    /** Whether training goes on without it, or later, so that it is of use if it is started again. */
+    again: z.boolean(),
+  }),
   /** The run has failed: exit with code 1. */
   z.strictObject({ type: z.literal("abort"), reason: text }),
 ]);

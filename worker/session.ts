@@ -83,12 +83,19 @@ export interface SessionState {
   /** For what the worker waits while nothing is under way, or null. */
   readonly waiting: { readonly what: string; readonly sinceMs: number } | null;
   readonly saidWaitingMs: number;
+  /** The signal by which the worker was told to leave, or null. */
+  readonly told: { readonly signal: string; readonly atMs: number } | null;
   /** How the worker will end, once its last words are sent. */
   readonly outcome: Outcome | null;
 }
 
-/** Null: all went well. Otherwise the reason, for the user. */
 export interface Outcome {
+  /**
+   * done: all is trained, or nobody needs it. again: nothing is lost, and it is of use if it is started again.
+   * told: it was told to end, and held nothing.
+   */
+  readonly how: "done" | "again" | "told" | "failed";
+  /** For the user; null if all went well. */
   readonly reason: string | null;
 }
 
@@ -105,6 +112,8 @@ export type SessionInput =
   | { readonly type: "tick"; readonly observed: Observed }
   /** The process that started this one is gone. */
   | { readonly type: "orphaned" }
+  /** The process was told to end. */
+  | { readonly type: "told"; readonly signal: string }
   /** Answer to "stop": nothing is under way any more. */
   | { readonly type: "stopped"; readonly held: Held }
   /** The state of a peer came with reports of steps that may not be recorded yet. */
@@ -127,7 +136,7 @@ export type SessionInput =
   /** Something of the shell's does not work any more. */
   | { readonly type: "broken"; readonly reason: string; readonly byEngine: boolean }
   /** Answer to "save": what became of the state. */
-  | { readonly type: "saved"; readonly text: string }
+  | { readonly type: "saved"; readonly isSaved: boolean; readonly text: string }
   /** Answer to "flush". */
   | { readonly type: "flushed" };
 
@@ -161,13 +170,19 @@ const SAY_AGAIN_MS = 5000;
 const SAY_SILENT_AGAIN_MS = 10_000;
 /** A coordinator that says nothing on a new connection is told again who is there. */
 const JOIN_AGAIN_MS = 1000;
+/** A worker that is told to leave waits so long for a coordinator that says nothing: who told it may not wait longer. */
+const LEAVE_SILENT_MS = 3000;
+/** And so long for one that does not let it go. */
+const LEAVE_MS = 30_000;
+/** The same for a worker that holds nothing. */
+const LEAVE_EMPTY_MS = 2000;
 
 export function initialSession(nowMs: number): SessionState {
   return {
     ...{ status: "open", activity: "idle", next: null, generation: 0, start: null },
     ...{ link: 0, isLinked: false, isHeard: false, sequence: 0, joinedMs: nowMs, held: null, reports: [] },
     ...{ startedMs: nowMs, heardMs: null, saidSilentMs: null },
-    ...{ waiting: null, saidWaitingMs: -Infinity, outcome: null },
+    ...{ waiting: null, saidWaitingMs: -Infinity, told: null, outcome: null },
   };
 }
 
@@ -185,7 +200,7 @@ export function advanceSession(
 ): SessionTransition {
   if (state.status === "ended") return { state, effects: [] };
   if (input.type === "flushed") return flushed(state);
-  if (input.type === "saved") return saved(state, input.text);
+  if (input.type === "saved") return saved(state, input.isSaved, input.text);
   // Batches that are here already are still used before the state is saved.
   if (input.type === "step") return stepDone(state, input.generation, input.report);
   if (state.status !== "open") return { state, effects: [] };
@@ -199,10 +214,12 @@ export function advanceSession(
       return tick(state, input.observed, nowMs, config);
     case "orphaned":
       return orphaned(state, "The coordinator is gone");
+    case "told":
+      return told(state, input.signal, nowMs);
     case "stopped":
       return stopped(state, input.held, nowMs, config);
     case "broken":
-      return lastWords(state, failedMessage(input), input.reason);
+      return lastWords(state, failedMessage(input), { how: "failed", reason: input.reason });
     case "took":
       return { state: { ...state, reports: input.reports }, effects: [] };
     case "prepared": {
@@ -223,7 +240,43 @@ function join(state: SessionState, held: Held, nowMs: number, config: SessionCon
     ...{ ...state, activity: "idle", next: null, generation: 0 },
     ...{ link, isLinked: true, isHeard: false, sequence: 0, joinedMs: nowMs, held, waiting: null },
   };
-  return { state: next, effects: [{ type: "connect", link }, joinMessage(next, config)] };
+  const leaving = next.told === null ? [] : [leavingMessage(next.told.signal)];
+  return { state: next, effects: [{ type: "connect", link }, joinMessage(next, config), ...leaving] };
+}
+
+function leavingMessage(signal: string): SessionEffect {
+  return { type: "send", message: { type: "leaving", signal } };
+}
+
+/** Tells the coordinator, and goes on until it lets this worker go. */
+function told(state: SessionState, signal: string, nowMs: number): SessionTransition {
+  const next: SessionState = { ...state, told: { signal, atMs: nowMs } };
+  if (state.heardMs === null) {
+    // What it has sent may still arrive.
+    const outcome: Outcome = { how: "told", reason: `${signal}, before a coordinator answered` };
+    const { state: after, effects } = lastWords(next, leftMessage(next), outcome);
+    return { state: after, effects: [leavingMessage(signal), ...effects] };
+  }
+  const text = `${signal}: told to leave. Going on until the coordinator lets this worker go; once more to end at once`;
+  const send = state.isLinked ? [leavingMessage(signal)] : [];
+  return leftAlone({ state: next, effects: [{ type: "log", text }, ...send] }, nowMs);
+}
+
+/** Ends a worker that was told to leave and that nobody lets go, with its state saved. */
+function leftAlone({ state, effects }: SessionTransition, nowMs: number): SessionTransition {
+  const { heardMs, start } = state;
+  if (state.told === null) return { state, effects };
+  const { signal, atMs } = state.told;
+  const isEmpty = start === null;
+  const silentMs = nowMs - (heardMs ?? 0);
+  const toldMs = nowMs - atMs;
+  const isSilent = silentMs > Math.min(LEAVE_SILENT_MS, start?.config.failureTimeoutMs ?? LEAVE_EMPTY_MS);
+  if (!isSilent && toldMs <= (isEmpty ? LEAVE_EMPTY_MS : LEAVE_MS)) return { state, effects };
+  const why = isSilent
+    ? `${signal}, and the coordinator is silent for ${seconds(silentMs)}`
+    : `${signal}, and the coordinator does not let this worker go for ${seconds(toldMs)}`;
+  const after = isEmpty ? ended(state, "told", why) : orphaned(state, why);
+  return { state: after.state, effects: [...effects, ...after.effects] };
 }
 
 function joinMessage({ held, reports }: SessionState, config: SessionConfig): SessionEffect {
@@ -259,7 +312,7 @@ function receive(
       return { state: { ...state, reports }, effects: [] };
     }
     case "refuse":
-      return ended(state, `The coordinator refused this worker: ${message.reason}`);
+      return ended(state, "failed", `The coordinator refused this worker: ${message.reason}`);
     case "otherRun":
       return orphaned(state, `The coordinator refused this worker: ${message.reason}`);
     case "wait": {
@@ -268,9 +321,12 @@ function receive(
       return { state: { ...state, isHeard: false, waiting }, effects: [] };
     }
     case "abort":
-      return lastWords(state, leftMessage(state), `The run has stopped: ${message.reason}`);
+      return lastWords(state, leftMessage(state), {
+        how: "failed",
+        reason: `The run has stopped: ${message.reason}`,
+      });
     case "exit":
-      return lastWords(state, leftMessage(state), null);
+      return lastWords(state, leftMessage(state), { how: message.again ? "again" : "done", reason: null });
     case "unknown":
       return rejoin(state, "The coordinator does not know this worker any more: joining again");
     case "prepare":
@@ -378,6 +434,7 @@ function tick(
   if (state.heardMs === null && silentMs > connectTimeoutMs) {
     return ended(
       state,
+      "failed",
       `Cannot reach the coordinator at ${coordinator}: silent for ${seconds(silentMs)}; check that it runs and that this machine reaches it`,
     );
   }
@@ -421,7 +478,7 @@ function tick(
       },
     });
   }
-  return { state: next, effects };
+  return leftAlone({ state: next, effects }, nowMs);
 }
 
 /** Of a worker that has not begun, and so does not know those of the run. */
@@ -437,36 +494,41 @@ function waitingOf(
   if (state.waiting !== null) return { what: state.waiting.what, forMs: nowMs - state.waiting.sinceMs };
   return state.isHeard
     ? null
-    : { what: `the coordinator at ${coordinator} to answer`, forMs: nowMs - state.joinedMs };
+    : {
+        what: `the coordinator at ${coordinator} to answer`,
+        forMs: nowMs - (state.heardMs ?? state.startedMs),
+      };
 }
 
 /** Saves the state, as nobody else will. */
 function orphaned(state: SessionState, why: string): SessionTransition {
   return {
-    state: { ...state, status: "saving", outcome: { reason: why } },
+    state: { ...state, status: "saving", outcome: { how: "failed", reason: why } },
     effects: [{ type: "save" }],
   };
 }
 
-function saved(state: SessionState, text: string): SessionTransition {
-  return state.status === "saving"
-    ? ended(state, `${state.outcome?.reason}. ${text}`)
-    : { state, effects: [] };
+function saved(state: SessionState, isSaved: boolean, text: string): SessionTransition {
+  if (state.status !== "saving") return { state, effects: [] };
+  const how = state.told !== null && isSaved ? "again" : "failed";
+  return ended(state, how, `${state.outcome?.reason}. ${text}`);
 }
 
-/** Says something that must still arrive, then ends. @param reason Null if all went well. */
-function lastWords(state: SessionState, message: WorkerMessage, reason: string | null): SessionTransition {
+/** Says something that must still arrive, then ends. */
+function lastWords(state: SessionState, message: WorkerMessage, outcome: Outcome): SessionTransition {
   return {
-    state: { ...state, status: "ending", outcome: { reason } },
+    state: { ...state, status: "ending", outcome },
     effects: [{ type: "send", message }, { type: "flush" }],
   };
 }
 
 function flushed(state: SessionState): SessionTransition {
-  return state.status === "ending" ? ended(state, state.outcome?.reason ?? null) : { state, effects: [] };
+  const { outcome } = state;
+  if (state.status !== "ending" || outcome === null) return { state, effects: [] };
+  return ended(state, outcome.how, outcome.reason);
 }
 
-function ended(state: SessionState, reason: string | null): SessionTransition {
-  const outcome: Outcome = { reason };
+function ended(state: SessionState, how: Outcome["how"], reason: string | null): SessionTransition {
+  const outcome: Outcome = { how, reason };
   return { state: { ...state, status: "ended", outcome }, effects: [{ type: "end", outcome }] };
 }

@@ -143,16 +143,17 @@ export class Trainer {
    *
    * @returns What became of it, for the user.
    */
-  async save(): Promise<string> {
+  async save(): Promise<{ readonly isSaved: boolean; readonly text: string }> {
     const own = this.#own;
     const start = this.#start;
-    if (own === null || start === null || !own.hasState) return "It held no state";
+    if (own === null || start === null || !own.hasState) return { isSaved: false, text: "It held no state" };
     // Batches that are here already are used first; then all workers stand at the beginning of the same step.
     const isBetweenSteps = (): boolean =>
       own.progress.phase === 0 && ["batch", "finished"].includes(this.#position.phase);
     for (let i = 0; i < 30 && !isBetweenSteps(); i++) await sleep(100);
     await this.stop();
     const said: string[] = [];
+    let isSaved = false;
     try {
       await saveReports(start, this.#options.reports());
     } catch (error) {
@@ -163,11 +164,12 @@ export class Trainer {
       try {
         const state = trainingState(own.model, own.replica, own.engine.order);
         said.push(await saveEmergencyCheckpoint(start, own.model, state, own.progress.globalStep));
+        isSaved = true;
       } catch (error) {
         said.push(`Its state could not be saved: ${describeError(error)}`);
       }
     }
-    return said.join(". ");
+    return { isSaved, text: said.join(". ") };
   }
 
   /** Takes in a message of the bulk plane. @throws {ProtocolError} If it is malformed. */

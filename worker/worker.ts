@@ -52,6 +52,8 @@ export interface WorkerOptions {
   readonly connectTimeoutMs: number;
   /** Resolves when the process that started this one is gone, if that can be known. */
   readonly orphaned: Promise<void> | null;
+  /** Resolves to the signal by which this process is told to end, with the time to do so well. */
+  readonly told: Promise<string>;
   readonly log: (text: string) => void;
 }
 
@@ -67,12 +69,13 @@ export class WorkerStopped extends Error {
 }
 
 /**
- * Runs until the coordinator says that all is saved.
+ * Runs until the coordinator lets this worker go, or, if it was told to end, nothing of it can be lost.
  *
+ * @returns How it has ended.
  * @throws {WorkerStopped} If the run cannot go on; the message says why and what to do.
  * @throws {UsageError} If it would listen where others may reach it, without a key.
  */
-export async function runWorker(options: WorkerOptions): Promise<void> {
+export async function runWorker(options: WorkerOptions): Promise<Exclude<Outcome["how"], "failed">> {
   const events = new EventRing();
   let failed: (reason: string) => void = () => undefined;
   const { coordinator, key, insecure, log } = options;
@@ -89,11 +92,13 @@ export async function runWorker(options: WorkerOptions): Promise<void> {
   const worker = new Worker(options, dataPlane, events);
   failed = (reason) => worker.fail(reason);
   try {
-    const { reason } = await worker.run();
-    if (reason !== null) {
+    const { how, reason } = await worker.run();
+    if (how === "failed") {
       await worker.writeEvents();
-      throw new WorkerStopped(reason);
+      throw new WorkerStopped(reason ?? "");
     }
+    if (reason !== null) log(reason);
+    return how;
   } finally {
     await worker.close();
     dataPlane.close();
@@ -198,6 +203,7 @@ class Worker {
 
   async run(): Promise<Outcome> {
     void this.#options.orphaned?.then(() => this.#input({ type: "orphaned" }));
+    void this.#options.told.then((signal) => this.#input({ type: "told", signal }));
     this.#timer = setInterval(() => {
       this.#pulse.turn();
       this.#input({ type: "tick", observed: this.#trainer.observe() });
@@ -272,7 +278,7 @@ class Worker {
           .stop()
           .then(() => this.#input({ type: "stopped", held: this.#trainer.held }));
       case "save":
-        return void this.#trainer.save().then((text) => this.#input({ type: "saved", text }));
+        return void this.#trainer.save().then((saved) => this.#input({ type: "saved", ...saved }));
       case "log":
         return this.#options.log(effect.text);
       case "flush":

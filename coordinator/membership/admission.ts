@@ -37,7 +37,7 @@ export function join(
   if (refusal !== null) return refuse(state, from, message, refusal, config);
   // It was let go before it could join.
   if (isStartedHere(message.process, config) && !state.local.some(isOf(message))) {
-    return { state, effects: [{ type: "send", to: from, message: { type: "exit" } }] };
+    return { state, effects: [{ type: "send", to: from, message: { type: "exit", again: false } }] };
   }
   const old = [...state.members, ...state.joining].find((m) => m.workerId === message.workerId);
   // A new incarnation of a process takes the place of the old one, which cannot come back.
@@ -52,6 +52,9 @@ export function join(
   }
   if (old !== undefined) return contest(state, old, from, message, nowMs, config);
   const holds = message.holds?.position ?? null;
+  if (state.stopping && holds === null) {
+    return { state, effects: [{ type: "send", to: from, message: { type: "exit", again: state.again } }] };
+  }
   const member: Member = {
     workerId: message.workerId,
     process: message.process,
@@ -73,6 +76,7 @@ export function join(
     waitingRanks: [],
     finished: false,
     rivals: new Map(),
+    leaving: null,
   };
   const numAfter = state.members.length + state.joining.length + 1;
   const count = state.generation === 0 ? `${numAfter} of ${state.wanted}` : `now ${numAfter}`;
@@ -168,7 +172,8 @@ export function prepared(
 /** Somebody who has joined can take part. */
 function admitSoon(state: MembershipState, nowMs: number): MembershipState {
   // Who comes when all is trained helps only if somebody else is lost.
-  return { ...state, admitMs: state.status === "trained" ? null : (state.admitMs ?? nowMs + ADMIT_MS) };
+  const isOver = state.status === "trained" || state.stopping;
+  return { ...state, admitMs: isOver ? null : (state.admitMs ?? nowMs + ADMIT_MS) };
 }
 
 /** Whether the worker holds a state that this run has no use for: of other training values or data, or of steps after its end. */

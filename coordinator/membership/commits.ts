@@ -5,7 +5,7 @@
  */
 import type { StepReport, WorkerId } from "../../shared/protocol.ts";
 import type { Effect, Member, MembershipState, Transition } from "./state.ts";
-import { end } from "./state.ts";
+import { fail } from "./state.ts";
 
 /** Takes what a member reports of a step; commits it once all have, and ends the run if they differ. */
 export function stepReported(
@@ -19,7 +19,7 @@ export function stepReported(
   const ofStep = next.reports.get(globalStep);
   if (ofStep === undefined) return { state, effects: [] };
   const divergence = divergenceOf(state, globalStep, ofStep);
-  if (divergence !== null) return end(state, false, divergence);
+  if (divergence !== null) return fail(state, divergence);
   return commitReported(next, nowMs);
 }
 
@@ -108,5 +108,5 @@ export function diverged(state: MembershipState): Transition {
     ? `a parameter, or a moment of the optimizer, is not finite after the update of ${at}. That state is not saved`
     : `loss or gradient is not finite at ${at} (${who}). The update was not applied`;
   const text = `Training has diverged: ${what}. Lower --learning-rate, or change --beta1 or the seed, in a new run`;
-  return end(state, false, text);
+  return fail(state, text);
 }

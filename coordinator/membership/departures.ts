@@ -5,7 +5,7 @@
  */
 import type { WorkerId, WorkerMessage } from "../../shared/protocol.ts";
 import type { Effect, LocalProcess, Member, MembershipConfig, MembershipState, Transition } from "./state.ts";
-import { andThen, end, processId, sorted } from "./state.ts";
+import { andThen, fail, processId, sorted } from "./state.ts";
 import { regroup, tryStart } from "./generation.ts";
 
 /** Delay before a local worker is started again, doubled each time. */
@@ -35,7 +35,7 @@ export function lose(
   const isMember = members.length < state.members.length;
   const next: MembershipState = {
     ...{ ...state, members, joining, admitMs: joining.length === 0 ? null : state.admitMs },
-    gone: new Set([...state.gone, ...gone].slice(-MAX_GONE)),
+    gone: withGone(state, lost),
     lostMs: isMember ? (state.lostMs ?? nowMs) : state.lostMs,
   };
   const log: Effect = { type: "log", level: "warn", text: texts };
@@ -70,6 +70,10 @@ export function giveUp(
   const { state: next, effects } = lose({ ...state, lastWords }, stuck, why, nowMs, config);
   const kills = local.map(({ process }): Effect => ({ type: "kill", process }));
   return { state: next, effects: [...effects, ...kills] };
+}
+
+function withGone({ gone }: MembershipState, members: readonly Member[]): MembershipState["gone"] {
+  return new Set([...gone, ...members.map(({ incarnation }) => incarnation)].slice(-MAX_GONE));
 }
 
 function lostText(state: MembershipState, { workerId, incarnation, pid, host }: Member): string {
@@ -128,7 +132,7 @@ function relaunch(
 ): Transition {
   const { run } = config;
   const { local } = state;
-  if (state.status === "trained") return { state, effects: [] };
+  if (state.stopping || state.status === "trained") return { state, effects: [] };
   const count = state.restarts.get(workerId) ?? 0;
   // The same inputs would only make the engine fail once more.
   const isHopeless = state.engineFaults.get(workerId)?.isRepeated === true;
@@ -151,9 +155,8 @@ function relaunch(
   const list = [...exhausted].map(([id, reason]) => `"${id}": ${reason}`).join("; ");
   const limit = isHopeless ? "" : ` (--max-restarts ${run.maxRestarts})`;
   const advice = isHopeless ? `. The engine has failed twice in the same way. ${ENGINE_ADVICE}` : "";
-  return end(
+  return fail(
     next,
-    false,
     `Too few workers are left to go on (--min-workers ${run.minWorkers}); those that are not started again${limit}: ${list}${advice}`,
   );
 }
@@ -178,13 +181,37 @@ function launch(
 /** Ends with the step under way, as the user wants. */
 export function finish(state: MembershipState, nowMs: number, config: MembershipConfig): Transition {
   if (state.stopping || state.status === "trained") return { state, effects: [] };
-  if (state.generation === 0) return end(state, true, "Stopped before training began");
-  if (state.members.length === 0) return end(state, true, `Stopped at step ${state.globalStep}`);
-  const next = { ...state, stopping: true };
-  // A generation that ends with the step under way.
-  return state.status === "training" || state.status === "starting"
-    ? regroup(next, nowMs, config)
-    : tryStart(next, nowMs, config);
+  // Who holds nothing would only be given what the others save.
+  const { state: next, effects } = dismiss(
+    { ...state, stopping: true, admitMs: null },
+    [...state.members, ...state.joining].filter(({ paused }) => paused === null),
+    state.again,
+  );
+  return andThen({ state: next, effects }, (s) =>
+    // A generation that ends with the step under way.
+    s.status === "training" || s.status === "starting"
+      ? regroup(s, nowMs, config)
+      : tryStart(s, nowMs, config),
+  );
+}
+
+/** Lets workers go for whom the others need not wait. @param again Whether those that are not told to leave are of use later. */
+export function dismiss(state: MembershipState, dismissed: readonly Member[], again: boolean): Transition {
+  const isStaying = ({ incarnation }: Member): boolean =>
+    !dismissed.some((other) => other.incarnation === incarnation);
+  const joining = state.joining.filter(isStaying);
+  return {
+    state: {
+      ...{ ...state, members: state.members.filter(isStaying), joining },
+      admitMs: joining.length === 0 ? null : state.admitMs,
+      gone: withGone(state, dismissed),
+    },
+    effects: dismissed.map(({ incarnation, leaving }): Effect => ({
+      type: "send",
+      to: incarnation,
+      message: { type: "exit", again: again || leaving !== null },
+    })),
+  };
 }
 
 /** Starts local workers, or lets the last ones go. Where none are local, more must be started by hand. */
@@ -217,19 +244,10 @@ function shrink(
   nowMs: number,
   config: MembershipConfig,
 ): Transition {
-  const goodbyes = leaving.map(({ incarnation }): Effect => ({
-    type: "send",
-    to: incarnation,
-    message: { type: "exit" },
-  }));
+  const { state: rest, effects: goodbyes } = dismiss(state, leaving, false);
   const kills = dropped.map(({ process }): Effect => ({ type: "kill", process }));
   const gone = new Set([...leaving, ...dropped].map(({ process }) => process));
-  const stay = <T extends { readonly process: string }>(all: readonly T[]): readonly T[] =>
-    all.filter(({ process }) => !gone.has(process));
-  const next: MembershipState = {
-    ...state,
-    ...{ members: stay(state.members), joining: stay(state.joining), local: stay(state.local) },
-  };
+  const next: MembershipState = { ...rest, local: rest.local.filter(({ process }) => !gone.has(process)) };
   const names = [...leaving, ...dropped].map(({ workerId }) => `"${workerId}"`);
   const text = `${names.join(", ")} ${names.length === 1 ? "leaves" : "leave"}: scaled to ${state.wanted} workers`;
   const effects: Effect[] = [...goodbyes, ...kills, { type: "log", level: "info", text }];

@@ -6,7 +6,7 @@
 import type { Position } from "../../shared/protocol.ts";
 import { comparePositions } from "../../shared/protocol.ts";
 import type { Effect, Member, MembershipConfig, MembershipState, StoredState, Transition } from "./state.ts";
-import { andThen, end, withJoining } from "./state.ts";
+import { andThen, end, fail, withJoining } from "./state.ts";
 import { commitUpTo } from "./commits.ts";
 
 /** Starts a generation if enough members are there and all of them have paused. */
@@ -15,6 +15,9 @@ export function tryStart(state: MembershipState, nowMs: number, config: Membersh
   // The first generation waits for all; later ones go on with those that are left.
   const hasBegun = state.generation > 0 || state.members.some(({ paused }) => paused !== null);
   const needed = hasBegun ? config.run.minWorkers : state.wanted;
+  // Who stops waits for nobody, and goes back to nothing: what nobody holds is saved or lost.
+  const isOver = state.stopping && state.members.length === 0;
+  if (isOver) return end(state, config);
   const wanted = state.stopping ? 1 : needed;
   if (state.members.length < wanted) return { state: { ...state, status: "gathering" }, effects: [] };
   const positions = state.members.map(({ paused }) => paused);
@@ -22,7 +25,8 @@ export function tryStart(state: MembershipState, nowMs: number, config: Membersh
   const held = heldBy(state.members);
   const best = mostAdvanced(held);
   // What no member has may be on disk.
-  if (best === null ? state.generation > 0 : best.globalStep < state.globalStep) {
+  if (best === null ? state.generation > 0 || state.stopping : best.globalStep < state.globalStep) {
+    if (state.stopping) return end(state, config);
     return { state: { ...state, status: "restoring" }, effects: [{ type: "restore" }] };
   }
   return begin(state, held, nowMs, config);
@@ -48,6 +52,7 @@ export function restored(
   config: MembershipConfig,
 ): Transition {
   if (state.status !== "restoring") return { state, effects: [] };
+  if (state.stopping) return tryStart({ ...state, status: "gathering", stored }, nowMs, config);
   const held = heldBy(state.members);
   const best = mostAdvanced(held);
   // Members may have come and gone meanwhile.
@@ -158,7 +163,7 @@ export function ready(state: MembershipState, nowMs: number): Transition {
   const hashes = new Set(state.members.map((m) => m.readyHash));
   if (hashes.size > 1) {
     const list = state.members.map((m) => `"${m.workerId}" ${m.readyHash} (${m.runtime})`).join(", ");
-    return end(state, false, `Cannot train as all workers must start from the same state: got ${list}`);
+    return fail(state, `Cannot train as all workers must start from the same state: got ${list}`);
   }
   const { generation, globalStep, endStep, members, lostMs } = state;
   const took = lostMs === null ? "" : `, ${Math.round(nowMs - lostMs)} ms after the loss`;

@@ -82,6 +82,8 @@ export interface Member {
   readonly finished: boolean;
   /** Other processes that want its name, and since when: they wait until it is heard again, or given up. */
   readonly rivals: ReadonlyMap<Incarnation, number>;
+  /** Signal by which it was told to leave, or null. */
+  readonly leaving: string | null;
 }
 
 interface NonFiniteReport {
@@ -108,6 +110,8 @@ export interface MembershipState {
   readonly endStep: number;
   /** Whether to end with the step under way. */
   readonly stopping: boolean;
+  /** Whether that is since too few of its workers may stay, and not what the user wants. */
+  readonly again: boolean;
   readonly stored: StoredState;
   /** Sorted by worker id. From "starting" on, the position of a member is its rank, until somebody joins. */
   readonly members: readonly Member[];
@@ -115,6 +119,8 @@ export interface MembershipState {
   readonly joining: readonly Member[];
   /** When those that are joining and prepared enter, so that several enter at once; null if there are none. */
   readonly admitMs: number | null;
+  /** When those that were told to leave may go, so that several go at once; null if there are none. */
+  readonly leaveMs: number | null;
   /** Reports of steps that are not committed yet, by step and worker. */
   readonly reports: ReadonlyMap<number, ReadonlyMap<WorkerId, StepReport>>;
   readonly nonFinite: ReadonlyMap<WorkerId, NonFiniteReport>;
@@ -199,8 +205,8 @@ export type Effect =
   | { readonly type: "kill"; readonly process: ProcessId }
   /** Every member has finished: save what is left, then input "saved". */
   | { readonly type: "trained"; readonly globalStep: number }
-  /** The run is over; if not ok, the shell stops every worker. */
-  | { readonly type: "end"; readonly ok: boolean; readonly reason: string };
+  /** The run is over; if not ok, the shell stops every worker. again: it is to be started again, to go on. */
+  | { readonly type: "end"; readonly ok: boolean; readonly again: boolean; readonly reason: string };
 
 export interface Transition {
   readonly state: MembershipState;
@@ -221,10 +227,12 @@ export function initialState(
     recorded,
     endStep: config.endStep,
     stopping: false,
+    again: false,
     stored,
     members: [],
     joining: [],
     admitMs: null,
+    leaveMs: null,
     reports: new Map(),
     nonFinite: new Map(),
     nonFiniteSinceMs: null,
@@ -290,12 +298,31 @@ export function andThen(
   return { state: after.state, effects: [...effects, ...after.effects] };
 }
 
-/** Ends the run. */
-export function end(state: MembershipState, ok: boolean, reason: string): Transition {
+/** Ends a run that cannot go on. */
+export function fail(state: MembershipState, reason: string): Transition {
   const sends = [...state.members, ...state.joining].map(({ incarnation }): Effect => ({
     type: "send",
     to: incarnation,
-    message: ok ? { type: "exit" } : { type: "abort", reason: reason.slice(0, 4000) },
+    message: { type: "abort", reason: reason.slice(0, 4000) },
   }));
-  return { state: { ...state, status: "ended" }, effects: [...sends, { type: "end", ok, reason }] };
+  const end: Effect = { type: "end", ok: false, again: false, reason };
+  return { state: { ...state, status: "ended" }, effects: [...sends, end] };
+}
+
+/** Ends a run that is complete, or that was to stop; what its members can save, they have. */
+export function end(state: MembershipState, config: MembershipConfig): Transition {
+  const { again, generation, globalStep, members, joining } = state;
+  const isComplete = globalStep >= config.endStep;
+  const sends = [...members, ...joining].map(({ incarnation, leaving }): Effect => ({
+    type: "send",
+    to: incarnation,
+    message: { type: "exit", again: !isComplete && (again || leaving !== null) },
+  }));
+  const reason = isComplete
+    ? `Trained to step ${globalStep}`
+    : generation === 0
+      ? "Stopped before training began"
+      : `Stopped at step ${globalStep} of ${config.endStep}`;
+  const over: Effect = { type: "end", ok: true, again: again && !isComplete, reason };
+  return { state: { ...state, status: "ended" }, effects: [...sends, over] };
 }

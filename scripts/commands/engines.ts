@@ -46,16 +46,16 @@ async function probeEngine(engine: EngineName, probing: Probing): Promise<ProbeR
   const numbers = ["--batch-size", batchSize, "--shards", shards, "--speed-ms", speedMs].map(String);
   // As the workers will be started.
   const { command, args, variables } = lockstepCommand(workerRuntime(probing.runtime, engine, 0));
+  const running = promisify(execFile)(command, [...args, "probe", "--engine", engine, ...numbers], {
+    env: { ...process.env, ...variables, ...engineEnvironment(engine, { device: null }) },
+    timeout: PROBE_LIMIT_MS,
+    maxBuffer: 2 ** 24,
+  });
+  // A process that is told to end leaves none behind.
+  const kill = (): void => void running.child.kill("SIGKILL");
+  process.once("exit", kill);
   try {
-    const { stdout } = await promisify(execFile)(
-      command,
-      [...args, "probe", "--engine", engine, ...numbers],
-      {
-        env: { ...process.env, ...variables, ...engineEnvironment(engine, { device: null }) },
-        timeout: PROBE_LIMIT_MS,
-        maxBuffer: 2 ** 24,
-      },
-    );
+    const { stdout } = await running;
     const line = stdout.split("\n").find((text) => text.startsWith(RESULT_MARK));
     if (line === undefined) throw new Error("Its probe printed no result");
     // Written by the same program.
@@ -72,6 +72,8 @@ async function probeEngine(engine: EngineName, probing: Probing): Promise<ProbeR
       code === undefined ? String(error) : `its probe ${how}${said === "" ? "" : `: ${said.slice(0, 300)}`}`,
     );
     return { ...unusable(engine, reason), imagesPerSecond: null, runtime: null };
+  } finally {
+    process.off("exit", kill);
   }
 }
 

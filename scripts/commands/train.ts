@@ -37,6 +37,8 @@ import { MODELS } from "../../shared/nn/models.ts";
 import { isLoopback, parseEndpoint } from "../../shared/sockets.ts";
 import { chooseEngine, requireEngine } from "./engines.ts";
 import { describeConfig, resolveConfig } from "./options.ts";
+import type { Signal } from "./signals.ts";
+import { EXIT_AGAIN, exitCodeOf, signals } from "./signals.ts";
 
 export interface TrainOptions {
   /** Configuration flags that were given, by camelCase name. */
@@ -53,10 +55,6 @@ export interface TrainOptions {
   /** Whether to start the workers here. */
   readonly launch: boolean;
 }
-
-/** Exit codes of a stopped run follow the shell's convention, 128 + signal number. */
-const SIGNALS = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const;
-type Signal = keyof typeof SIGNALS;
 
 /** Time that workers have to end by themselves, in milliseconds. */
 const STOP_GRACE_MS = 3000;
@@ -87,6 +85,8 @@ export async function train(options: TrainOptions): Promise<number> {
   const dataset = await load(wanted, reporter);
   const config = parseRunConfig({ ...wanted, dataset: dataset.name });
   const endStep = totalSteps(config, dataset.numImages);
+  // Until here a signal ends the process at once.
+  signals.defer();
   const paths = stored === null ? await createRun(root, config) : runPaths(root);
   const unlock = await lockRun(paths);
   try {
@@ -240,20 +240,19 @@ async function runToEnd({ bind, launch, insecure }: TrainOptions, prepared: Prep
     onLaunch: (started, delayMs) => workers?.launch(started, delayMs),
     onKill: (process) => workers?.kill(process),
   });
-  const onSignal = (signal: Signal): void => {
-    if (signalled !== null) {
-      workers?.killNow();
-      process.exit(SIGNALS[signal]);
-    }
-    signalled = signal;
-    reporter.log(
-      "info",
-      `${signal}: finishing the step under way and writing a checkpoint; once more to stop at once`,
-    );
-    coordinator.requestStop();
-  };
-  const signals = Object.keys(SIGNALS) as Signal[];
-  for (const signal of signals) process.on(signal, onSignal);
+  const unlisten = signals.listen({
+    onTold: (signal) => {
+      signalled = signal;
+      reporter.log(
+        "info",
+        `${signal}: finishing the step under way and writing a checkpoint; once more to stop at once`,
+      );
+      coordinator.requestStop();
+    },
+    onAtOnce: () => workers?.killNow(),
+    onHangUp: () =>
+      reporter.log("info", "SIGHUP: the terminal has closed. Going on, as nothing here uses it"),
+  });
   try {
     const outcome = await coordinator.run();
     await (workers as LocalWorkers | null)?.stop(outcome.ok ? STOP_GRACE_MS : SAVE_GRACE_MS);
@@ -267,13 +266,16 @@ async function runToEnd({ bind, launch, insecure }: TrainOptions, prepared: Prep
       reporter.log("error", advice);
       return 1;
     }
-    reporter.log("info", `${outcome.reason}. Results in ${paths.root}`);
-    if (signalled === null) return 0;
+    const isComplete = outcome.globalStep >= prepared.endStep;
+    const saved = isComplete || outcome.savedStep === null ? "" : ", saved";
+    reporter.log("info", `${outcome.reason}${saved}. Results in ${paths.root}`);
+    if (isComplete) return 0;
     if (outcome.savedStep !== null) reporter.log("info", `To continue: ${resume}`);
-    return SIGNALS[signalled as Signal];
+    if (signalled !== null) return exitCodeOf(signalled);
+    return outcome.again ? EXIT_AGAIN : 0;
   } finally {
     (workers as LocalWorkers | null)?.killNow();
-    for (const signal of signals) process.off(signal, onSignal);
+    unlisten();
   }
 }
 

@@ -9,6 +9,8 @@ import { UsageError } from "../../shared/errors.ts";
 import { keyOf } from "../../shared/keys.ts";
 import { parseEndpoint } from "../../shared/sockets.ts";
 import { runWorker, WorkerStopped } from "../../worker/worker.ts";
+import type { Signal } from "./signals.ts";
+import { EXIT_AGAIN, exitCodeOf, signals } from "./signals.ts";
 
 export interface WorkerCommandOptions {
   readonly coordinator: string;
@@ -34,14 +36,24 @@ export async function worker(options: WorkerCommandOptions): Promise<number> {
   const log = (text: string): void => console.log(text);
   const isManaged = options.managed !== null;
   if (isManaged) {
-    // Ctrl-C reaches the whole process group; the coordinator decides what it means.
-    process.on("SIGINT", () => undefined);
-    process.on("SIGHUP", () => undefined);
+    // Whoever ends a job tells its whole process group; what that means for this worker, its coordinator decides.
+    signals.ignore();
     // Nobody may be left to read what is said.
     for (const stream of [process.stdout, process.stderr]) stream.on("error", () => undefined);
   }
+  let signal: Signal = "SIGTERM";
+  const told = new Promise<Signal>((resolve) => {
+    signals.listen({
+      onTold: (first) => {
+        signal = first;
+        resolve(first);
+      },
+      onAtOnce: () => undefined,
+      onHangUp: () => log("SIGHUP: the terminal has closed. Going on, as nothing here uses it"),
+    });
+  });
   try {
-    await runWorker({
+    const how = await runWorker({
       coordinator: options.coordinator,
       workerId: options.workerId ?? ownName(),
       process: options.managed ?? randomUUID(),
@@ -51,10 +63,12 @@ export async function worker(options: WorkerCommandOptions): Promise<number> {
       device: options.device,
       connectTimeoutMs: options.connectTimeoutSeconds * 1000,
       orphaned: isManaged ? endOfInput() : null,
+      told,
       log,
     });
-    log("Done");
-    return 0;
+    if (how === "told") return exitCodeOf(signal);
+    log(how === "again" ? "Nothing is lost: start this worker again to train on" : "Done");
+    return how === "again" ? EXIT_AGAIN : 0;
   } catch (error) {
     if (!(error instanceof WorkerStopped)) throw error;
     console.error(error.message);

@@ -716,3 +716,80 @@ t.test("advance() does nothing more once the run has ended", async (t) => {
   const ended = run([step("a", 1), step("b", 1, { generatorHash: "x" })], training);
   t.same(run([join("c"), tick, step("b", 1)], { ...ended, nowMs: 100_000 }).all, []);
 });
+
+const leaving = (worker: string, signal = "SIGTERM"): Input => from(worker, { type: "leaving", signal });
+
+t.test("advance() lets a worker go that is told to leave, and goes on at once without it", async (t) => {
+  const told = run([leaving("a"), leaving("a")], training);
+  t.same(sent(told.all), [], "others may be told in a moment");
+  const left = later(told, 250);
+  t.same(sent(left.effects), ["id-a exit", "id-b regroup"]);
+  t.match(left.effects, [{ message: { type: "exit", again: true } }]);
+  t.match(logs(left.effects), ['"a" (SIGTERM): told to leave, let go after step 0']);
+  const on = run([paused("b", 2, 3, 1)], left);
+  t.match(starts(on.effects), [{ generation: 2, worldSize: 1, stateFrom: "own", position: at(3, 1) }]);
+  t.equal(on.state.lostMs, null, "nobody is lost");
+  t.same(run([leaving("a"), from("a", { type: "left", generation: 1 })], on).effects, []);
+});
+
+t.test("advance() ends a run from which too many are told to leave, to be started again", async (t) => {
+  const two = { ...config, run: { ...config.run, minWorkers: 2 } };
+  for (const [use, told] of [
+    [config, [leaving("a"), leaving("b", "SIGUSR1")]],
+    [two, [leaving("b")]],
+  ] as const) {
+    const asked = later(run(told, training, use), 250, tick, use);
+    t.same(sent(asked.effects), ["id-a regroup", "id-b regroup"], "the step under way is ended by all");
+    const last = run([paused("a", 2, 6, 1), paused("b", 2, 6)], asked, use);
+    t.match(starts(last.effects), [{ endStep: 7 }, { endStep: 7 }]);
+    const ready2 = [ready("a", 2), ready("b", 2), finished("a", 2, 7), finished("b", 2, 7)];
+    const saved = run([...ready2, { type: "saved" }], last, use);
+    t.match(saved.effects, [
+      ...["a", "b"].map((id) => ({ to: `id-${id}`, message: { type: "exit", again: true } })),
+      { type: "end", ok: true, again: true, reason: "Stopped at step 6 of 10" },
+    ]);
+  }
+});
+
+t.test("advance() lets those take the state that are about to enter, before it lets others go", async (t) => {
+  const entering = run([join("c"), prepared("c"), leaving("a"), leaving("b")], training);
+  const entered = later(entering, 250);
+  t.same(sent(entered.effects), ["id-a regroup", "id-b regroup"], "not before c has the state");
+  const all = run([paused("a", 2, 3), paused("b", 2, 3)], entered);
+  t.match(starts(all.effects), [{ worldSize: 3 }, { worldSize: 3 }, { worldSize: 3, stateFrom: "peer" }]);
+  const trains = run([ready("a", 2), ready("b", 2), ready("c", 2)], all);
+  t.same(sent(later(trains, 250).effects), ["id-a exit", "id-b exit", "id-c regroup"]);
+});
+
+t.test("advance() lets a worker go at once that holds nothing, or is about to exit", async (t) => {
+  t.same(sent(run([join("a"), leaving("a")]).effects), ["id-a exit"]);
+  t.same(sent(run([join("c"), leaving("c")], training).effects), ["id-c exit"]);
+  const begun = run([join("a"), join("b")]);
+  t.same(sent(run([from("a", { type: "left", generation: 0 })], begun).effects), [
+    "id-a exit",
+    "id-b regroup",
+  ]);
+});
+
+t.test("advance() that stops goes back to nothing and waits for nobody", async (t) => {
+  const stop = run([{ type: "finish" }], training);
+  const local = run([join("a"), join("b"), ready("a"), ready("b")], undefined, withLocal);
+  const without = run([{ type: "finish" }, exited("a"), exited("b")], local, withLocal);
+  t.match(ends(without.all), [{ ok: true, again: false, reason: "Stopped at step 0 of 10" }]);
+  t.same(
+    without.all.filter(({ type }) => type === "launch" || type === "restore" || type === "rewind"),
+    [],
+  );
+  t.match(ends(later(stop, 3000).effects), [{ reason: "Stopped at step 0 of 10" }], "nor for the silent");
+  const late = run([join("c")], stop);
+  t.match(late.effects, [{ to: "id-c", message: { type: "exit", again: false } }], "nobody enters any more");
+  // A coordinator that is started again, and stopped before all that hold the state of the run are back.
+  const holds = { runId: "run", position: at(5), reports: [] };
+  const three = { ...config, run: { ...config.run, minWorkers: 3 } };
+  const alone = run([join("a", { holds }), { type: "finish" }], undefined, three);
+  t.match(
+    starts(alone.effects),
+    [{ endStep: 5, position: at(5), stateFrom: "own" }],
+    "what it holds is saved",
+  );
+});

@@ -51,6 +51,7 @@ export const CONTROL: readonly WorkerMessage[] = [
   { type: "finished", generation: 1, globalStep: 3 },
   { type: "nonFinite", generation: 1, globalStep: 3, phase: "G", isApplied: false, own: "loss" },
   { type: "prepared", runId: "r" },
+  { type: "leaving", signal: "SIGTERM" },
   { type: "left", generation: 1 },
   { type: "failed", reason: "because", byEngine: true },
 ];
@@ -70,7 +71,7 @@ export const CONTROL_ANSWERS: readonly CoordinatorMessage[] = [
     ...{ dataset: { name: "mnist", sha256: "0" }, checkpoints: "/c", stateFrom: "seed", stateTo: [] },
     ...{ bulkPort: 1, config: parseRunConfig({ workers: 1 }) },
   },
-  { type: "exit" },
+  { type: "exit", again: true },
   { type: "abort", reason: "no" },
 ];
 

@@ -208,7 +208,7 @@ t.test(
     const { code, output } = await running.finished;
     t.equal(code, 130, output);
     t.match(output, /SIGINT: finishing/);
-    const step = Number(/Trained to step (\d+)/.exec(output)?.[1]);
+    const step = Number(/Stopped at step (\d+)/.exec(output)?.[1]);
     t.ok(step > 0 && step < 60, `stopped at ${step}`);
     t.ok(existsSync(join(stopped, "checkpoints", `step-${String(step).padStart(8, "0")}`)));
     const rest = await run(["train", "--resume", "--run-dir", stopped]);

@@ -18,7 +18,7 @@ export class Checks {
   /** Of one coordinator's process: the last commit. */
   readonly #last = new Map<string, number>();
   /** What was checked how often. */
-  readonly counts = { applied: 0, restored: 0, commits: 0, begun: 0 };
+  readonly counts = { applied: 0, restored: 0, commits: 0, begun: 0, stopped: 0, rewound: 0 };
 
   constructor(calm: ReadonlyMap<string, string>) {
     this.#calm = calm;
@@ -54,6 +54,12 @@ export class Checks {
     this.#committed = Math.max(this.#committed, globalStep);
   }
 
+  /** A coordinator forgets committed steps, to train them again. */
+  rewound(term: string, globalStep: number): void {
+    this.counts.rewound += 1;
+    this.wentTo(term, globalStep);
+  }
+
   /** A coordinator goes on from another step than the one after its last commit. */
   wentTo(term: string, globalStep: number): void {
     this.#last.set(term, globalStep);
@@ -71,6 +77,19 @@ export class Checks {
         `Coordinator ${term} went back to step ${globalStep} of ${this.#committed} committed although a replica lives at step ${best}`,
       );
     }
+  }
+
+  /**
+   * Invariant 3: a run that stops has saved what was committed, unless the coordinator reaches no replica that has it.
+   *
+   * @param saved Newest step on disk, 0 if there is none.
+   */
+  stopped(term: string, globalStep: number, saved: number, best: number | null): void {
+    this.counts.stopped += 1;
+    if (saved >= globalStep || best === null || best < globalStep) return;
+    throw new InvariantError(
+      `Coordinator ${term} stopped at step ${globalStep} with step ${saved} saved although a replica lives at step ${best}`,
+    );
   }
 
   /** At the end: the run is complete, its state and metrics are those of the calm run. */

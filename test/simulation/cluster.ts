@@ -227,14 +227,14 @@ export class Cluster {
     return steps.length === 0 ? null : Math.max(...steps);
   }
 
-  /** A worker that is left alone saves its state, where that is the run's folder. */
+  /** A worker that is left alone saves its state, where that is the run's folder. @returns Whether it did. */
   saveEmergency(
     worker: SimulatedWorker,
     held: Held,
     replica: ToyReplica | null,
     reports: readonly StepReport[],
-  ): void {
-    if (!worker.isLocal || held === null || replica === null) return;
+  ): boolean {
+    if (!worker.isLocal || held === null || replica === null) return false;
     const last = this.disk.metrics.at(-1) ?? 0;
     // A coordinator at work keeps others out.
     const isLocked = this.#coordinator !== null;
@@ -242,9 +242,10 @@ export class Cluster {
       ? []
       : reports.filter((report) => report.globalStep > last).map((report) => report.globalStep);
     this.disk.metrics.push(...missing);
-    if (held.position.phase !== 0) return;
+    if (held.position.phase !== 0) return false;
     const { state, hash, globalStep } = replica;
     this.disk.checkpoints.set(globalStep, { state, hash, isWhole: true });
+    return true;
   }
 
   /** A worker process has ended. */
@@ -270,11 +271,28 @@ export class Cluster {
     this.#gone(worker, "killed by SIGKILL");
   }
 
-  /** The run is over. */
+  /** The run is complete, or stops; then the user starts it again. */
   finished(coordinator: SimulatedCoordinator, ok: boolean, reason: string): void {
     this.note(`${coordinator.process.name} ends the run: ${reason}`);
     if (!ok) throw new InvariantError(`The run failed: ${reason}`);
-    this.#isDone = true;
+    const { globalStep } = coordinator.state;
+    if (globalStep === this.#options.steps) {
+      this.#isDone = true;
+      return;
+    }
+    const saved = [...this.disk.checkpoints].filter(([, { isWhole }]) => isWhole).map(([step]) => step);
+    this.checks.stopped(coordinator.term, globalStep, Math.max(0, ...saved), this.bestReplica(coordinator));
+    this.#coordinator = null;
+    coordinator.process.end();
+    this.#restart(coordinator, 1000);
+  }
+
+  /** The coordinator's process is gone. The user waits until all that it has left behind has ended, and starts it again. */
+  #restart({ term }: SimulatedCoordinator, downMs: number): void {
+    const locals = [...this.#workers.values()].filter(({ isLocal }) => isLocal);
+    this.note(`${term} leaves ${locals.length} workers behind`);
+    for (const worker of locals) this.world.after(this.world.between(1, 20), () => worker.orphan());
+    this.world.after(downMs + (this.#options.isLocal ? 3000 : 0), () => this.#startCoordinator());
   }
 
   #inject(fault: Fault): void {
@@ -330,10 +348,7 @@ export class Cluster {
         if (coordinator === null) return null;
         this.#coordinator = null;
         world.kill(coordinator.process, fault.isMachineGone);
-        const locals = workers.filter(({ isLocal }) => isLocal);
-        for (const worker of locals) world.after(world.between(1, 20), () => worker.orphan());
-        // The user waits until all that it has left behind has ended.
-        world.after(fault.downMs + (this.#options.isLocal ? 3000 : 0), () => this.#startCoordinator());
+        this.#restart(coordinator, fault.downMs);
         return coordinator.process.name;
       }
       case "partition": {
@@ -355,6 +370,17 @@ export class Cluster {
         world.setSlowness(host, fault.factor);
         world.after(fault.forMs, () => world.setSlowness(host, 1));
         return host;
+      }
+      case "leave": {
+        // Workers of the coordinator's machine leave that to it.
+        const byHand = workers.filter(({ isLocal }) => !isLocal);
+        const told = byHand.map((_, i) => byHand[(fault.target + i) % byHand.length]).slice(0, fault.count);
+        for (const worker of told) world.after(world.between(0, 50), () => worker.tell());
+        const isTold = fault.isCoordinatorTold && coordinator !== null;
+        if (isTold) world.after(world.between(0, 50), () => coordinator.finish());
+        if (told.length === 0 && !isTold) return null;
+        const names = told.map(({ process }) => process.name);
+        return [...names, ...(isTold ? [coordinator.process.name] : [])].join(", ");
       }
       case "join":
         if (this.#workers.size >= this.#options.shards) return null;

@@ -24,6 +24,13 @@ export type Fault = { readonly atMs: number } & (
     }
   | { readonly type: "reset"; readonly a: number; readonly b: number }
   | { readonly type: "slow"; readonly target: number; readonly factor: number; readonly forMs: number }
+  /** Workers that were started by hand are told to leave, and with them, as by the end of a job, the coordinator. */
+  | {
+      readonly type: "leave";
+      readonly target: number;
+      readonly count: number;
+      readonly isCoordinatorTold: boolean;
+    }
   | { readonly type: "join" }
   | { readonly type: "scale"; readonly workers: number }
   | { readonly type: "diskFull"; readonly forMs: number }
@@ -40,6 +47,7 @@ export const FAULT_TYPES = [
   "partition",
   "reset",
   "slow",
+  "leave",
   "join",
   "scale",
   "diskFull",
@@ -49,7 +57,7 @@ export const FAULT_TYPES = [
 /** More often what happens more often. */
 const WEIGHTS: Record<Fault["type"], number> = {
   ...{ kill: 6, killAll: 1, stop: 4, block: 2, killCoordinator: 2, stopCoordinator: 2 },
-  ...{ partition: 4, reset: 2, slow: 2, join: 3, scale: 1, diskFull: 1, diskSlow: 1 },
+  ...{ partition: 4, reset: 2, slow: 2, leave: 4, join: 3, scale: 1, diskFull: 1, diskSlow: 1 },
 };
 
 export interface PlanSize {
@@ -95,6 +103,10 @@ function faultOf(random: TestRandom, { withinMs, numHosts, maxWorkers }: PlanSiz
       return { atMs, type, a: below(numHosts + 1), b: below(numHosts + 1) };
     case "slow":
       return { atMs, type, target: below(numHosts), factor: 2 + below(100), forMs: duration(10_000) };
+    case "leave": {
+      const count = random.uniform() < 0.5 ? 1 : numHosts;
+      return { atMs, type, target: below(numHosts), count, isCoordinatorTold: random.uniform() < 0.3 };
+    }
     case "scale":
       return { atMs, type, workers: 1 + below(maxWorkers) };
     case "diskFull":

@@ -29,7 +29,7 @@ const { runs, seed, notes } = await yargs(plainWords(process.argv.slice(2), OPTI
 
 const startMs = performance.now();
 const fired = new Map<string, number>(FAULT_TYPES.map((type) => [type, 0]));
-const totals = { events: 0, simulatedMs: 0, applied: 0, restored: 0, commits: 0, begun: 0 };
+const totals = { events: 0, simulatedMs: 0, applied: 0, restored: 0, commits: 0, begun: 0, stopped: 0 };
 for (let i = 0; i < runs; i++) {
   const outcome = simulate(scenarioOf(seed + i));
   if (isFailure(outcome)) {
@@ -46,7 +46,9 @@ for (let i = 0; i < runs; i++) {
   totals.events += outcome.numEvents;
   totals.simulatedMs += outcome.simulatedMs;
   for (const type of outcome.fired) fired.set(type, (fired.get(type) ?? 0) + 1);
-  for (const key of ["applied", "restored", "commits", "begun"] as const) totals[key] += outcome.counts[key];
+  for (const key of ["applied", "restored", "commits", "begun", "stopped"] as const) {
+    totals[key] += outcome.counts[key];
+  }
   if ((i + 1) % 1000 === 0)
     console.log(`${i + 1} runs, ${((performance.now() - startMs) / 1000).toFixed(0)} s`);
   if (notes) console.log(`Seed ${seed + i}: ${JSON.stringify(outcome)}`);
@@ -54,7 +56,7 @@ for (let i = 0; i < runs; i++) {
 const never = [...fired].filter(([, count]) => count === 0).map(([type]) => type);
 console.log(`Faults that hit: ${[...fired].map(([type, count]) => `${type} ${count}`).join(", ")}`);
 console.log(
-  `${runs} clusters, no invariant broken: ${totals.begun} generations, ${totals.commits} commits, ${totals.applied} updates and ${totals.restored} transfers of state checked; ${totals.events} events in ${(totals.simulatedMs / 3.6e6).toFixed(1)} h of simulated time`,
+  `${runs} clusters, no invariant broken: ${totals.begun} generations, ${totals.commits} commits, ${totals.stopped} stops, ${totals.applied} updates and ${totals.restored} transfers of state checked; ${totals.events} events in ${(totals.simulatedMs / 3.6e6).toFixed(1)} h of simulated time`,
 );
 if (runs >= 1000 && never.length > 0) {
   console.error(`Never hit: ${never.join(", ")}`);

@@ -135,6 +135,11 @@ export class SimulatedCoordinator {
     this.process.run(() => this.#input({ type: "exited", ...ended, how }));
   }
 
+  /** The process is told to end. */
+  finish(): void {
+    this.process.run(() => this.#input({ type: "finish" }));
+  }
+
   scale(workers: number): void {
     this.process.run(() => this.#input({ type: "scale", workers }));
   }
@@ -184,7 +189,7 @@ export class SimulatedCoordinator {
         return this.#cluster.killLocal(effect.process);
       case "rewind":
         disk.metrics = disk.metrics.filter((step) => step <= effect.globalStep);
-        return checks.wentTo(this.term, effect.globalStep);
+        return checks.rewound(this.term, effect.globalStep);
       case "commit":
         checks.commit(this.term, effect.globalStep);
         disk.metrics.push(effect.globalStep);
@@ -193,7 +198,8 @@ export class SimulatedCoordinator {
         this.#trainedMs = this.#clock.now();
         return this.#checkSaved();
       case "end":
-        return this.#cluster.finished(this, effect.ok, effect.reason);
+        // What has arrived is still written.
+        return this.#settled(() => this.#cluster.finished(this, effect.ok, effect.reason));
     }
   }
 

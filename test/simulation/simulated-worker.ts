@@ -172,6 +172,11 @@ export class SimulatedWorker {
     this.process.run(() => this.#input({ type: "orphaned" }));
   }
 
+  /** The process is told to end. */
+  tell(): void {
+    this.process.run(() => this.#input({ type: "told", signal: "SIGTERM" }));
+  }
+
   #observe(): Extract<SessionInput, { type: "tick" }>["observed"] {
     const forMs = this.#cluster.world.nowMs - this.#waitSinceMs;
     return {
@@ -221,17 +226,24 @@ export class SimulatedWorker {
       case "save":
         return world.after(world.between(10, 1500), () =>
           this.process.run(() => {
-            this.#cluster.saveEmergency(this, this.held, this.#replica, this.#session.reports);
-            this.#input({ type: "saved", text: "saved" });
+            const isSaved = this.#cluster.saveEmergency(
+              this,
+              this.held,
+              this.#replica,
+              this.#session.reports,
+            );
+            this.#input({ type: "saved", isSaved, text: isSaved ? "saved" : "not saved" });
           }),
         );
       case "log":
         return this.#cluster.note(`${this.process.name}: ${effect.text}`);
       case "flush":
         return world.after(50, () => this.process.run(() => this.#input({ type: "flushed" })));
-      case "end":
-        this.#cluster.note(`${this.process.name} ends: ${effect.outcome.reason}`);
-        return this.#cluster.ended(this, effect.outcome.reason === null ? "exit code 0" : "exit code 1");
+      case "end": {
+        const { how, reason } = effect.outcome;
+        this.#cluster.note(`${this.process.name} ends: ${how}, ${reason}`);
+        return this.#cluster.ended(this, how);
+      }
     }
   }
 

@@ -82,12 +82,18 @@ t.test("a session joins, trains and leaves", async (t) => {
   t.match(sent(run([step(1)], training).effects), [{ type: "step", report: { globalStep: 1 } }]);
   const done = run([{ type: "trained", generation: 1, globalStep: 9 }], training);
   t.match(sent(done.effects), [{ type: "finished", generation: 1, globalStep: 9 }]);
-  const left = run([says({ type: "exit" })], done);
+  const left = run([says({ type: "exit", again: false })], done);
   t.same(types(left.effects), ["send", "flush"], "the last word is sent before it ends");
-  t.match(run([{ type: "flushed" }], left).effects, [{ type: "end", outcome: { reason: null } }]);
+  t.match(run([{ type: "flushed" }], left).effects, [
+    { type: "end", outcome: { how: "done", reason: null } },
+  ]);
   const aborted = run([says({ type: "abort", reason: "no" }), { type: "flushed" }], done);
   t.match(aborted.effects, [{ type: "end", outcome: { reason: "The run has stopped: no" } }]);
-  t.same(run([tick, says({ type: "exit" })], aborted).effects, [], "nothing moves after the end");
+  t.same(
+    run([tick, says({ type: "exit", again: false })], aborted).effects,
+    [],
+    "nothing moves after the end",
+  );
 });
 
 t.test("a session prepares when it is asked to, and says so unless it has joined again since", async (t) => {
@@ -176,6 +182,17 @@ t.test("a session that waits for its name tries again, however long, until it is
   t.notMatch(sent(admitted.effects)[0], { type: "join" });
 });
 
+t.test(
+  "a session says that it waits for a coordinator that does not answer, however often it asks",
+  async (t) => {
+    const said = Array.from({ length: 4 }).reduce<Result>((after) => run([tick], after, 500), opened);
+    t.match(said.effects, [
+      { type: "send" },
+      { type: "log", text: "Waiting for the coordinator at tcp://c:1 to answer, for 2.0 s" },
+    ]);
+  },
+);
+
 t.test("a session keeps few reports for a coordinator that is gone", async (t) => {
   const many = Array.from({ length: MAX_KEPT_REPORTS + 5 }, (_, i) => step(i + 1));
   const { state } = run(many, training);
@@ -201,7 +218,7 @@ t.test("a session gives up on a coordinator that never answers, and waits for on
   const alone = run([tick], silent, 20_000);
   t.same(types(alone.effects), ["save"]);
   t.same(run([step(4)], alone).state.reports.length, 1, "what is applied meanwhile is saved too");
-  t.match(run([{ type: "saved", text: "Saved" }], alone).effects, [
+  t.match(run([{ type: "saved", isSaved: true, text: "Saved" }], alone).effects, [
     { type: "end", outcome: { reason: /Lost the coordinator .*\. Saved$/ } },
   ]);
   t.same(types(run([{ type: "orphaned" }], training).effects), ["save"], "at once where that is known");
@@ -231,7 +248,50 @@ t.test("a session that fails says why", async (t) => {
   ]);
   const other = run([says({ type: "otherRun", reason: "run" })], opened);
   t.same(types(other.effects), ["save"], "its state is of no use to that coordinator");
-  t.match(run([{ type: "saved", text: "Saved" }], other).effects, [
+  t.match(run([{ type: "saved", isSaved: true, text: "Saved" }], other).effects, [
     { type: "end", outcome: { reason: "The coordinator refused this worker: run. Saved" } },
   ]);
+});
+
+const told: SessionInput = { type: "told", signal: "SIGTERM" };
+const endOf = (effects: readonly SessionEffect[]) =>
+  effects.flatMap((effect) => (effect.type === "end" ? [effect.outcome] : []));
+
+t.test("a session that is told to leave says so, and trains on until it is let go", async (t) => {
+  const heard = run([says({ type: "heartbeat", safe: 0 })], training);
+  const leaves = run([told], heard);
+  t.same(sent(leaves.effects), [{ type: "leaving", signal: "SIGTERM" }]);
+  t.match(sent(run([step(4)], leaves).effects), [{ type: "step" }]);
+  const left = run([says({ type: "exit", again: true }), { type: "flushed" }], leaves);
+  t.same(endOf(left.effects), [{ how: "again", reason: null }]);
+  const rejoined = run([says({ type: "unknown" }), stopped()], leaves);
+  t.match(sent(rejoined.effects), [{ type: "join" }, { type: "leaving" }], "another connection is told too");
+});
+
+t.test("a session that is told to leave saves what nobody lets it hand over", async (t) => {
+  const heard = run([says({ type: "heartbeat", safe: 0 })], training);
+  const silent = run([tick], run([told], heard), 2500);
+  t.same(types(silent.effects).at(-1), "save", "its coordinator is gone");
+  const saved = (isSaved: boolean): Result => run([{ type: "saved", isSaved, text: "Saved" }], silent);
+  t.match(endOf(saved(true).effects), [
+    { how: "again", reason: /^SIGTERM, .* is silent for 2\.5 s\. Saved$/ },
+  ]);
+  t.match(endOf(saved(false).effects), [{ how: "failed" }]);
+  t.same(types(run([told], run([tick], heard, 2500)).effects).at(-1), "save", "it was gone before");
+  let waits = run([told], heard);
+  for (let i = 0; i < 30; i++) waits = run([says({ type: "heartbeat", safe: 0 }), tick], waits, 500);
+  t.notOk(types(waits.effects).includes("save"), "a coordinator that is there has its time");
+  waits = run([says({ type: "heartbeat", safe: 0 }), tick], waits, 500);
+  t.ok(types(waits.effects).includes("save"), "but not for ever");
+});
+
+t.test("a session that holds nothing ends as soon as it is told to", async (t) => {
+  const unheard = run([told], opened);
+  t.same(sent(unheard.effects), [
+    { type: "leaving", signal: "SIGTERM" },
+    { type: "left", generation: 0 },
+  ]);
+  t.match(endOf(run([{ type: "flushed" }], unheard).effects), [{ how: "told" }]);
+  const joined = run([says({ type: "heartbeat", safe: 0 }), told], opened);
+  t.match(endOf(run([says({ type: "heartbeat", safe: 0 }), tick], joined, 1500).effects), [{ how: "told" }]);
 });
