@@ -9,7 +9,7 @@ import { join } from "node:path";
 import { KEY_VARIABLE, writeKeyFile } from "../../shared/keys.ts";
 import { Journal } from "./journal.ts";
 import type { Finished } from "./processes.ts";
-import { CLI, goneProcesses, Running } from "./processes.ts";
+import { CLI, goneProcesses, processesWith, Running } from "./processes.ts";
 import { RunView } from "./run-view.ts";
 import { SwitchedHosts } from "./switched-hosts.ts";
 
@@ -55,6 +55,8 @@ export class Cluster {
   /** Workers that the coordinator starts. */
   #numLocal: number;
   #isEnding = false;
+  /** Whether the coordinator was told to end. */
+  #isTold = false;
 
   constructor(options: ClusterOptions) {
     const { name, dir, maxWorkers, workers } = options;
@@ -92,6 +94,7 @@ export class Cluster {
 
   async #startCoordinator(args: readonly string[]): Promise<void> {
     const from = this.journal.end;
+    this.#isTold = false;
     const command = this.network === null ? "train" : "coordinator";
     const coordinator = this.spawn(COORDINATOR_HOST, [
       ...[command, ...args, "--bind", this.#bind, "--run-dir", this.runDir],
@@ -100,7 +103,7 @@ export class Cluster {
     this.journal.follow("coordinator", coordinator);
     void coordinator.finished.then(({ code, signal }) => {
       this.journal.add("chaos", `The coordinator has ended: ${signal ?? `code ${code}`}`);
-      if (!this.#isEnding && signal === null) {
+      if (!this.#isEnding && !this.#isTold && signal === null) {
         this.journal.fail(new Error(`The coordinator has ended with code ${code}`));
       }
     });
@@ -202,6 +205,17 @@ export class Cluster {
     if (this.network !== null) return;
     const left = await goneProcesses(`${this.#bind} --worker-id worker-`, PATIENCE_MS);
     if (left.length > 0) throw new Error(`Workers live on without lockstep train: ${left.join(", ")}`);
+  }
+
+  /** SIGTERM to every process of the run, as when its job ends. @returns How the coordinator has ended. */
+  async endJob(): Promise<Finished> {
+    this.#isTold = true;
+    const pids = [this.coordinatorPid, ...processesWith(`worker --coordinator ${this.#bind} `)];
+    for (const pid of pids) process.kill(pid, "SIGTERM");
+    const finished = await this.#coordinator?.finished;
+    this.view.coordinatorGone();
+    if (finished === undefined) throw new Error("There is no coordinator");
+    return finished;
   }
 
   /** Starts the coordinator again on its address. */

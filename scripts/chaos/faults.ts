@@ -171,6 +171,48 @@ const killCoordinator: Fault = async ({ cluster, draw }) => {
   return { target, atStep, evidence, recoveredMs: atMs - restartedMs };
 };
 
+const endJob: Fault = async ({ cluster }) => {
+  const { journal, view } = cluster;
+  const target = `all processes, the coordinator's pid ${cluster.coordinatorPid} among them`;
+  const [atStep, from] = [view.globalStep, journal.end];
+  const { code, output } = await cluster.endJob();
+  if (code !== 143) throw new Error(`The coordinator ended with code ${code}: ${output.slice(-2000)}`);
+  const pattern = /^Stopped at step (\d+) of \d+, saved/;
+  const stopped = await journal.line("coordinator", pattern, from, PATIENCE_MS);
+  const restartedMs = performance.now();
+  const back = journal.end;
+  await cluster.resumeCoordinator();
+  const { atMs } = await view.stepAfterGeneration(back, PATIENCE_MS);
+  const begun = view.generations.find(({ index }) => index >= back);
+  if (begun?.startStep !== Number(stopped.match[1])) {
+    throw new Error(`It went on from step ${begun?.startStep} after: ${stopped.match[0]}`);
+  }
+  const evidence = [stopped.match[0], `its next one went on from step ${begun.startStep}`];
+  return { target, atStep, evidence, recoveredMs: atMs - restartedMs };
+};
+
+const endMachine: Fault = async (context) => {
+  const { cluster } = context;
+  const { journal, network, view } = cluster;
+  if (network === null) throw new Error("Cannot end a machine without a network");
+  const victim = victimOf(context);
+  const [atStep, from] = [view.globalStep, journal.end];
+  const firedMs = performance.now();
+  const pids = network.processesOn(cluster.hostOf(victim.id));
+  for (const pid of pids) process.kill(pid, "SIGTERM");
+  const pattern = new RegExp(`^"${victim.id}" \\(SIGTERM\\): told to leave, let go after step \\d+`);
+  const { line, match } = await journal.line("coordinator", pattern, from, PATIENCE_MS);
+  const ended = await journal.line(
+    "chaos",
+    new RegExp(`^${victim.id} has ended: code 75`),
+    from,
+    PATIENCE_MS,
+  );
+  const { atMs } = await view.stepAfterGeneration(journal.lines.indexOf(line), PATIENCE_MS);
+  const evidence = [match[0], ended.line.text];
+  return { target: nameOf(victim), atStep, evidence, recoveredMs: atMs - firedMs };
+};
+
 const killAll: Fault = async (context) => {
   const { journal, view } = context.cluster;
   const victims = view.workers.map(([id, pid]) => ({ id, pid }));
@@ -333,6 +375,8 @@ export const FAULTS: Readonly<Record<FaultKind, Fault>> = {
   join,
   scale,
   "kill-coordinator": killCoordinator,
+  "end-job": endJob,
+  "end-machine": endMachine,
   "kill-all": killAll,
   "kill-two": killTwo,
   "same-name": sameName,

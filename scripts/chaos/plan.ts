@@ -14,6 +14,8 @@ export const FAULT_KINDS = {
   join: { needs: null, describe: "a worker started by hand joins" },
   scale: { needs: null, describe: "lockstep scale to fewer workers, and back" },
   "kill-coordinator": { needs: null, describe: "kill -9 of the coordinator, then --resume on its address" },
+  "end-job": { needs: null, describe: "SIGTERM to all processes at once, then --resume" },
+  "end-machine": { needs: "network", describe: "SIGTERM to all processes of a worker's host" },
   "kill-all": { needs: null, describe: "kill -9 of all workers at once" },
   "kill-two": { needs: null, describe: "a second worker is killed while the run recovers from the first" },
   "same-name": { needs: null, describe: "another process takes a living worker's name" },

@@ -12,6 +12,7 @@ import type { Journal, JournalLine } from "./journal.ts";
 const JOINED = /^Worker "([^"]+)" joined \(pid (\d+) on /;
 const LOST = /Lost worker "([^"]+)" \((?:rank \d+, )?pid (\d+) on /g;
 const LEAVES = /^("[^:]*) (?:leaves|leave): scaled to \d+ workers/;
+const TOLD = /^("[^:]*): told to leave, let go after step \d+/;
 const GENERATION = /^Generation (\d+): (\d+) workers hold the same state .* at step (\d+)/;
 const GOING_BACK = /^Every worker that held the state is gone: going back \d+ steps to (.*)/;
 
@@ -125,7 +126,7 @@ export class RunView {
       this.#holders.delete(id);
       this.generation = null;
     }
-    const leaves = LEAVES.exec(text);
+    const leaves = LEAVES.exec(text) ?? TOLD.exec(text);
     for (const [, id] of leaves?.[1].matchAll(/"([^"]+)"/g) ?? []) {
       this.#workers.delete(id);
       this.#holders.delete(id);

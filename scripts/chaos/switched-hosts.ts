@@ -61,6 +61,11 @@ export class SwitchedHosts {
     return ["ip", ["netns", "exec", this.#hosts[host], command, ...args]];
   }
 
+  /** Ids of the processes that run on a host. */
+  processesOn(host: number): readonly number[] {
+    return ip("netns", "pids", this.#hosts[host]).trim().split("\n").filter(Boolean).map(Number);
+  }
+
   /** From now on nothing that `from` sends reaches `to`. */
   cut(from: number, to: number): void {
     ip("-n", this.#hosts[from], "route", "add", `${this.addressOf(to)}/32`, "dev", "hole");

@@ -19,24 +19,24 @@ const chaos = (args: readonly string[]): Running => new Running(process.execPath
 
 t.test("under one fault of every kind, the run is that without faults", async (t) => {
   const out = join(t.testdir(), "chaos");
-  const { code, output } = await chaos(["--seed", "20", "--faults", "10", "--cluster", "host", "--out", out])
+  const { code, output } = await chaos(["--seed", "20", "--faults", "11", "--cluster", "host", "--out", out])
     .finished;
   t.equal(code, 0, output);
   const { parts } = JSON.parse(readFileSync(join(out, "chaos.json"), "utf8")) as Written;
   t.match(parts, [{ name: "host", problems: [] }]);
   const kinds = new Set(parts[0].faults.map(({ kind }) => kind));
   // Where there is no tmpfs, it is said, and another kind comes twice.
-  t.equal(kinds.size, output.includes("SKIPPED: disk-full") ? 9 : 10, [...kinds].join(", "));
+  t.equal(kinds.size, output.includes("SKIPPED: disk-full") ? 10 : 11, [...kinds].join(", "));
   t.ok(parts[0].faults.every(({ fired }) => fired !== null));
   t.match(readFileSync(join(out, "host", "journal.txt"), "utf8"), /chaos: Evidence: Lost worker "worker-\d"/);
 });
 
 const kindsOfNetwork =
-  "partition,partition-in,partition-out,partition-peers,partition-peers-one-way,link-down";
+  "partition,partition-in,partition-out,partition-peers,partition-peers-one-way,link-down,end-machine";
 
 t.test("under partitions, the run is that without faults", async (t) => {
   const out = join(t.testdir(), "chaos");
-  const flags = ["--seed", "21", "--faults", "6", "--cluster", "hosts", "--kinds", kindsOfNetwork];
+  const flags = ["--seed", "21", "--faults", "7", "--cluster", "hosts", "--kinds", kindsOfNetwork];
   const running = chaos([...flags, "--out", out]);
   const { code, output } = await running.finished;
   t.equal(code, 0, output);
