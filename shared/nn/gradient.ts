@@ -124,7 +124,7 @@ export function gradient(y: Value, of: readonly Value[], d: Value = filled(1, y)
     const own = gradients.get(value);
     if (own === undefined || !wanted.has(value)) continue;
     const rule = RULES[value.op] as Rule<Operation["op"]>;
-    for (const [i, part] of rule(value as Node<Operation["op"]>, own).entries()) {
+    for (const [i, part] of rule(value, own).entries()) {
       const x = value.inputs[i];
       if (part === null || !wanted.has(x)) continue;
       const before = gradients.get(x);

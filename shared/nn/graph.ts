@@ -93,6 +93,13 @@ export type Value = Operation & Form & { readonly inputs: readonly Value[] };
 /** Shapes or extents that do not fit. */
 export class ShapeError extends TypeError {
   override name = "ShapeError";
+  /** Whether the message says of which layer. */
+  readonly located: boolean;
+
+  constructor(message: string, located = false) {
+    super(message);
+    this.located = located;
+  }
 }
 
 export function sizeOf(shape: Shape): number {
@@ -176,8 +183,8 @@ export function elementwise(op: ElementwiseOp, ...operands: readonly (Value | nu
   const form = commonForm(op, inputs);
   const scalars = inputs.map(scalarOf);
   if (scalars.every((x) => x !== undefined)) {
-    const [a, b, c] = scalars as number[];
-    return filled((ELEMENTWISE[op] as (a: number, b: number, c: number) => number)(a, b, c), form);
+    const [a, b, c] = scalars;
+    return filled(ELEMENTWISE[op](a, b, c), form);
   }
   const full = inputs.map((x) => broadcast(x, form));
   return simplified(op, full, scalars) ?? make({ op }, full, form);
@@ -188,6 +195,7 @@ function simplified(
   [a, b, c]: readonly Value[],
   [p, q]: readonly (number | undefined)[],
 ): Value | null {
+  // eslint-disable-next-line @typescript-eslint/switch-exhaustiveness-check -- nothing is free of the others
   switch (op) {
     case "add":
       if (p === 0) return b;

@@ -5,7 +5,7 @@
  * @module
  */
 import { treeSplit } from "../sharding.ts";
-import type { ConvGeometry, Form, Operation, Value } from "./graph.ts";
+import type { ConvGeometry, ElementwiseOp, Form, Operation, Value } from "./graph.ts";
 import { ancestors, ELEMENTWISE, sizeOf } from "./graph.ts";
 
 export type Precision = "float32" | "float64";
@@ -103,6 +103,7 @@ export class Machine {
   #compute(operation: Operation, form: Form, inputs: readonly Held[], out: Numbers): void {
     const size = sizeOf(form.shape);
     const [a, b] = inputs;
+    // eslint-disable-next-line @typescript-eslint/switch-exhaustiveness-check -- the rest is elementwise
     switch (operation.op) {
       case "parameter": {
         const numbers = this.#bindings.parameters?.[operation.vector]?.[operation.name];
@@ -212,12 +213,15 @@ export class Machine {
         }
         return;
       }
-      default: {
-        const f = ELEMENTWISE[operation.op] as (a: number, b: number, c: number) => number;
-        const [x, y, z] = inputs.map(({ numbers }) => numbers);
-        for (let i = 0; i < out.length; i++) out[i] = f(x[i], y?.[i], z?.[i]);
-      }
+      default:
+        this.#elementwise(operation.op, inputs, out);
     }
+  }
+
+  #elementwise(op: ElementwiseOp, inputs: readonly Held[], out: Numbers): void {
+    const f: (a: number, b: number, c: number) => number = ELEMENTWISE[op];
+    const [x, y, z] = inputs.map(({ numbers }) => numbers);
+    for (let i = 0; i < out.length; i++) out[i] = f(x[i], y?.[i], z?.[i]);
   }
 
   /** out[index] = input[place(index)] of each row, or 0 where that is -1. */
