@@ -200,19 +200,25 @@ function simplified(
     case "add":
       if (p === 0) return b;
       if (q === 0) return a;
+      if (a === b) return mul(2, a);
       // Sums over shards are paid by the byte: one of the sum, not the sum of two.
       if (a.op === "sumBatch" && b.op === "sumBatch") return sumBatch(add(a.inputs[0], b.inputs[0]));
       if (a.op === "join" && b.op === "join") {
         return join(a.inputs.map((x, i) => add(x, b.inputs[i])));
       }
-      return null;
+      return halves(a, b) ?? halves(b, a);
     case "mul": {
       if (p === undefined && q !== undefined) return mul(q, a);
       if (p === 1) return b;
       if (p === 0) return filled(0, b);
+      if (p === undefined) return null;
+      if (b.op === "select") {
+        const [condition, x, y] = b.inputs;
+        return scalarOf(x) === 0 || scalarOf(y) === 0 ? select(condition, mul(p, x), mul(p, y)) : null;
+      }
       // Constants are multiplied here, in float64.
-      const inner = p !== undefined && b.op === "mul" ? scalarOf(b.inputs[0]) : undefined;
-      return inner === undefined ? null : mul((p as number) * inner, b.inputs[1]);
+      const inner = b.op === "mul" ? scalarOf(b.inputs[0]) : undefined;
+      return inner === undefined ? null : mul(p * inner, b.inputs[1]);
     }
     case "div":
       return q === 1 ? a : null;
@@ -221,6 +227,13 @@ function simplified(
     default:
       return null;
   }
+}
+
+/** The sum of a value where a condition holds and another where it does not: the gradient of a gradient often is one. */
+function halves(a: Value, b: Value): Value | null {
+  if (a.op !== "select" || b.op !== "select" || a.inputs[0] !== b.inputs[0]) return null;
+  const isSplit = scalarOf(a.inputs[2]) === 0 && scalarOf(b.inputs[1]) === 0;
+  return isSplit ? select(a.inputs[0], a.inputs[1], b.inputs[2]) : null;
 }
 
 function commonForm(what: string, inputs: readonly Value[]): Form {
@@ -274,6 +287,8 @@ export function reshape(x: Value, shape: Shape): Value {
   }
   if (x.op === "reshape") return reshape(x.inputs[0], shape);
   if (sameShape(shape, x.shape)) return x;
+  const scalar = x.op === "broadcast" ? scalarOf(x) : undefined;
+  if (scalar !== undefined) return filled(scalar, { ...x, shape });
   return x.op === "constant" ? constant(x.values, shape) : make({ op: "reshape" }, [x], { ...x, shape });
 }
 
@@ -372,7 +387,10 @@ export function sumShard(x: Value, batches = 1): Value {
   }
   if (x.extent === "shard" && x.batches === batches) return x;
   const form: Form = { shape: x.shape, extent: "shard", batches };
-  if (x.op === "matmul" && batches === 1) return make({ ...x, overShard: true }, x.inputs, form);
+  if (x.op === "matmul" && batches === 1) {
+    const full = x.inputs.map((each) => broadcast(each, { ...x, shape: each.shape }));
+    return make({ ...x, overShard: true }, full, form);
+  }
   return make({ op: "sumShard" }, [x], form);
 }
 
@@ -469,8 +487,9 @@ export function convolve(
   b0: Value,
   geometry: ConvGeometry,
 ): Value {
-  const [a, b] = unspread("convolve", [a0, b0]);
-  const { extent, batches } = commonExtent("convolve", [a, b]);
+  const { extent, batches } = commonExtent("convolve", [a0, b0]);
+  const full = (x: Value): Value => broadcast(x, { shape: x.shape, extent, batches });
+  const [a, b] = op === "conv2dFilter" ? [full(a0), full(b0)] : unspread("convolve", [a0, b0]);
   const { image, filter, result, groups } = geometry;
   switch (op) {
     case "conv2d":

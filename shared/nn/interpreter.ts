@@ -59,6 +59,9 @@ export class Machine {
     this.#precision = precision;
   }
 
+  /** A result of float64 arithmetic, as it is kept. */
+  round = (x: number): number => (this.#precision === "float64" ? x : Math.fround(x));
+
   allocate(length: number): Numbers {
     return this.#precision === "float64" ? new Float64Array(length) : new Float32Array(length);
   }
@@ -162,7 +165,7 @@ export class Machine {
       case "sum":
       case "max": {
         const strides = stridesOf(form.shape).map((n, axis) => (operation.axes.includes(axis) ? 0 : n));
-        const places = [...indices(a.form.shape)].map((index) => dot(index, strides));
+        const places = indices(a.form.shape).map((index) => dot(index, strides));
         if (operation.op === "max") out.fill(-Infinity);
         for (let row = 0; row < out.length / size; row++) {
           for (const [i, place] of places.entries()) {
@@ -226,7 +229,7 @@ export class Machine {
 
   /** out[index] = input[place(index)] of each row, or 0 where that is -1. */
   #move(form: Form, input: Held, out: Numbers, place: (index: readonly number[]) => number): void {
-    const places = [...indices(form.shape)].map(place);
+    const places = indices(form.shape).map(place);
     const size = sizeOf(input.form.shape);
     for (const [row, from] of this.rowMap(form, input.form).entries()) {
       for (const [i, at] of places.entries()) {
@@ -290,12 +293,14 @@ export class Machine {
     const channels = op === "conv2dInput" ? form.shape[2] : a.form.shape[2];
     const results = op === "conv2dInput" ? a.form.shape[2] : (op === "conv2d" ? form : b.form).shape[2];
     const [inputs, outputs] = [channels / groups, results / groups];
+    const taps = indices([...result, ...filter]);
+    const channelPairs = indices([groups, inputs, outputs]);
     this.#eachPair(form, a, b, (atOut, atA, atB) => {
-      for (const [oy, ox, ky, kx] of indices([...result, ...filter])) {
+      for (const [oy, ox, ky, kx] of taps) {
         const y = oy * stride[0] + ky - padding[0];
         const x = ox * stride[1] + kx - padding[1];
         if (y < 0 || y >= image[0] || x < 0 || x >= image[1]) continue;
-        for (const [g, i, o] of indices([groups, inputs, outputs])) {
+        for (const [g, i, o] of channelPairs) {
           const atImage = (y * image[1] + x) * channels + g * inputs + i;
           const atFilter = ((ky * filter[1] + kx) * inputs + i) * results + g * outputs + o;
           const atResult = (oy * result[1] + ox) * results + g * outputs + o;
@@ -329,9 +334,9 @@ function dot(a: readonly number[], b: readonly number[]): number {
 }
 
 /** Every index of an array of this shape, the last axis fastest. */
-export function* indices(shape: readonly number[]): Generator<readonly number[]> {
+export function indices(shape: readonly number[]): readonly (readonly number[])[] {
   const strides = stridesOf(shape);
-  for (let flat = 0; flat < sizeOf(shape); flat++) {
-    yield shape.map((n, axis) => Math.floor(flat / strides[axis]) % n);
-  }
+  return Array.from({ length: sizeOf(shape) }, (_, flat) =>
+    shape.map((n, axis) => Math.floor(flat / strides[axis]) % n),
+  );
 }

@@ -5,6 +5,8 @@ import { add, ancestors, constant, mul, reshape, sizeOf, sum, sumBatch } from ".
 import { gradient } from "../../../shared/nn/gradient.ts";
 import type { Bindings, Shards } from "../../../shared/nn/interpreter.ts";
 import { evaluate } from "../../../shared/nn/interpreter.ts";
+import { compile } from "../../../shared/nn/program.ts";
+import { runProgram } from "../../../shared/nn/run-program.ts";
 import { mulberry32 } from "../../reference/mulberry32.ts";
 
 /** Of different sizes. */
@@ -79,6 +81,8 @@ export interface Errors {
   readonly gradient: number;
   /** Of the gradient of the gradient's product with a direction. */
   readonly second: number;
+  /** Of the values and both gradients as a program, against the graph. */
+  readonly program: number;
   /** Whether some number depends on the leaves, and its gradient too: else nothing was checked. */
   readonly depends: boolean;
   readonly curved: boolean;
@@ -140,7 +144,14 @@ export function gradientErrors(
   const expectedSecond = up.map((numbers, i) => numbers.map((x, j) => (x - down[i][j]) / (2 * h)));
   const worst = (actual: readonly number[][], wanted: readonly number[][]): number =>
     Math.max(...wanted.map((numbers, i) => relativeError(actual[i], numbers, 0.02)));
+  const all = [y, ...first, ...second];
+  const program = compile(Object.fromEntries(all.map((value, i) => [String(i), value])));
+  const ran = runProgram(program, bindings(values), SHARDS);
   return {
+    program: worst(
+      all.map((_, i) => [...ran[i]]),
+      at(all),
+    ),
     gradient: worst(at(first), expected),
     second: worst(at(second), expectedSecond),
     depends: expected.flat().some((x) => Math.abs(x) > 1e-3),

@@ -86,6 +86,7 @@ for (const { name, ops, of } of CASES) {
     t.ok(errors.depends && errors.curved, "values and gradients depend on the leaves");
     t.ok(errors.gradient < 1e-7, `gradient: ${errors.gradient}`);
     t.ok(errors.second < 1e-6, `gradient of gradient: ${errors.second}`);
+    t.ok(errors.program < 1e-12, `program: ${errors.program}`);
   });
 }
 

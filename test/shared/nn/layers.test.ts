@@ -134,6 +134,7 @@ for (const [name, cases] of Object.entries(CASES)) {
       t.ok(errors.depends && errors.curved, "values and gradients depend on the leaves");
       t.ok(errors.gradient < 1e-7, `gradient: ${errors.gradient}`);
       t.ok(errors.second < 1e-6, `gradient of gradient: ${errors.second}`);
+      t.ok(errors.program < 1e-12, `program: ${errors.program}`);
     });
 
     t.test(`layer ${name}, case ${i}: two batches in one pass are two passes`, async (t) => {
@@ -165,6 +166,7 @@ for (const [name, cases] of Object.entries(CASES)) {
         const errors = gradientErrors([y], given, (leaf) => !isLabel(leaf));
         t.ok(errors.gradient < 1e-7, `gradient: ${errors.gradient}`);
         t.ok(errors.second < 1e-6, `gradient of gradient: ${errors.second}`);
+        t.ok(errors.program < 1e-12, `program: ${errors.program}`);
       },
     );
   }
