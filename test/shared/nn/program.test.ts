@@ -18,7 +18,8 @@ import {
 import type { Value } from "../../../shared/nn/graph.ts";
 import { evaluate } from "../../../shared/nn/interpreter.ts";
 import { lengthOf, planMemory } from "../../../shared/nn/memory-plan.ts";
-import { compile, print } from "../../../shared/nn/program.ts";
+import { printProgram } from "../../../shared/nn/print-program.ts";
+import { compile } from "../../../shared/nn/program.ts";
 import { runProgram } from "../../../shared/nn/run-program.ts";
 import { assign, bind, NUM_SAMPLES, relativeError, SHARDS } from "./finite-differences.ts";
 import { mlp, PAIRS, phases } from "./phases.ts";
@@ -101,7 +102,7 @@ outputs
 
 t.test("compile() makes the reference model's phases a product a layer and direction", async (t) => {
   for (const [name, { outputs, late }] of Object.entries(phases(mlp(), 64, false))) {
-    t.equal(print(compile(outputs, { late })), GOLDEN[name as keyof typeof GOLDEN], name);
+    t.equal(printProgram(compile(outputs, { late })), GOLDEN[name as keyof typeof GOLDEN], name);
   }
 });
 
