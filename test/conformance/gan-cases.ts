@@ -26,7 +26,7 @@ import * as reference from "../reference/float64-objectives.ts";
 import { mulberry32 } from "../reference/mulberry32.ts";
 import { referenceNetwork } from "../reference/network-of.ts";
 import type { Case } from "./case.ts";
-import { maxError } from "./case.ts";
+import { gradientError, maxError } from "./case.ts";
 
 export interface Device {
   readonly engine: EngineName;
@@ -86,7 +86,7 @@ export function ganCases(device: Device): readonly Case[] {
         let error = 0;
         for (const objective of objectives) {
           for (const network of networks) {
-            error = Math.max(error, await gradientError(rigs, model, objective, network, BATCHES));
+            error = Math.max(error, await worstError(rigs, model, objective, network, BATCHES));
           }
         }
         return error;
@@ -112,7 +112,7 @@ export function ganCases(device: Device): readonly Case[] {
         const name = `objective ${objective}, ${network}`;
         const order = reached(network, objective);
         return [
-          { name, order, run: () => gradientError(rigs, mixed, objective, network, BATCHES) },
+          { name, order, run: () => worstError(rigs, mixed, objective, network, BATCHES) },
           { name, order: "bits", run: () => bitsError(rigs, objective, network) },
         ];
       }),
@@ -123,7 +123,7 @@ export function ganCases(device: Device): readonly Case[] {
         (["discriminator", "generator"] as const).map((network) => ({
           name: `model ${modelName}, ${objective}, ${network}`,
           order: reached(network, objective),
-          run: () => gradientError(rigs, model, objective, network, [[3, 2]]),
+          run: () => worstError(rigs, model, objective, network, [[3, 2]]),
         })),
       );
     }),
@@ -184,8 +184,6 @@ async function loadRig(
   const { engine, memory } = await loadEngine(config, options, lengths);
   const [g, d] = names.map((net) => {
     const canonical = initialParameters(model[net], 7);
-    // Initial parameters of PyTorch make gradients of deep sigmoid networks very small.
-    for (let i = 0; i < canonical.length; i++) canonical[i] *= 2;
     const parameters = memory.allocate(canonical.length);
     engine.order.toEngine(model[net], canonical, parameters);
     engine.setParameters(net, parameters);
@@ -234,7 +232,7 @@ async function forwardError(rigs: Rigs, model: Model): Promise<number> {
 }
 
 /** Of gradient and metrics. */
-async function gradientError(
+async function worstError(
   rigs: Rigs,
   model: Model,
   objectiveName: ObjectiveName,
@@ -257,7 +255,7 @@ async function gradientError(
         ? expectGenerator(objective, networks, noise_BL)
         : expectDiscriminator(objective, networks, samples, noise_BL);
     const errors = [
-      maxError(vector.subarray(0, numParameters), expected),
+      gradientError(model[network], vector.subarray(0, numParameters), expected),
       maxError(vector.subarray(numParameters), metrics),
     ];
     error = Math.max(error, ...errors);

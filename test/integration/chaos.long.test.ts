@@ -40,7 +40,8 @@ t.test("under partitions, the run is that without faults", async (t) => {
   const running = chaos([...flags, "--out", out]);
   const { code, output } = await running.finished;
   t.equal(code, 0, output);
-  if (output.includes("SKIPPED: cluster hosts")) return t.comment(output);
+  const skip = /^.*SKIPPED: cluster hosts.*$/m.exec(output)?.[0];
+  if (skip !== undefined) return void t.pass("hosts of an emulated network", { skip });
   const { parts } = JSON.parse(readFileSync(join(out, "chaos.json"), "utf8")) as Written;
   t.match(parts, [{ name: "hosts", problems: [] }]);
   t.same(new Set(parts[0].faults.map(({ kind }) => kind)), new Set(kindsOfNetwork.split(",")));

@@ -1,7 +1,8 @@
-import { readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from "node:fs";
+import { mkdirSync, readdirSync, readFileSync, statSync, truncateSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
+import { encodeIdx } from "../../coordinator/dataset/idx.ts";
 import { bits, TRAINING_FLAGS, goneProcesses, inspect, run, start } from "./processes.ts";
 
 const TRAIN = ["train", ...TRAINING_FLAGS, "--seed", "1", "--workers", "2", "--checkpoint-every", "5"];
@@ -75,17 +76,31 @@ t.test("--resume refuses other training values, and a run that is complete", asy
   const again = await run([...TRAIN, "--max-steps", "2", "--run-dir", runDir]);
   t.equal(again.code, 2);
   t.match(again.output, /already holds one: add --resume/);
-  const data = await run([
-    "train",
-    "--resume",
-    "--run-dir",
-    runDir,
-    "--max-steps",
-    "4",
-    "--dataset",
-    TRAINING_FLAGS.includes("mnist") ? "synthetic" : "auto",
-  ]);
-  if (TRAINING_FLAGS.includes("mnist")) t.match(data.output, /Cannot resume .* on other data/);
+});
+
+t.test("--resume refuses other data, and goes on with the same under another name", async (t) => {
+  const dir = t.testdir();
+  const folder = (name: string, factor: number): string => {
+    const path = join(dir, name);
+    mkdirSync(path);
+    const pixels = Uint8Array.from({ length: 20 * 784 }, (_, i) => (i * factor) & 255);
+    writeFileSync(join(path, "train-images-idx3-ubyte"), encodeIdx([20, 28, 28], pixels));
+    return path;
+  };
+  const runDir = join(dir, "run");
+  const own = ["--no-verify-data", "--dataset", "mnist", "--data-dir"];
+  const begin = ["--engine", "wasm", "--workers", "1", "--global-batch-size", "8", "--max-steps", "2"];
+  const first = await run(["train", ...begin, ...own, folder("data", 11), "--run-dir", runDir]);
+  t.equal(first.code, 0, first.output);
+  const before = bits(runDir);
+  const resume = ["train", "--resume", "--run-dir", runDir, "--max-steps", "3", ...own];
+  const other = await run([...resume, folder("other", 13)]);
+  t.equal(other.code, 2, other.output);
+  t.match(other.output, /Cannot resume .* on other data: the checkpoint was trained on .*SHA-256/);
+  t.equal(bits(runDir), before);
+  const moved = await run([...resume, folder("moved", 11)]);
+  t.equal(moved.code, 0, moved.output);
+  t.match(bits(runDir), /^3 /);
 });
 
 t.test("a second coordinator cannot use a run that is in use", async (t) => {

@@ -15,6 +15,7 @@ import { parsePeerMessage } from "../../worker/data-messages.ts";
 import type { ScheduleName } from "../../worker/schedule.ts";
 import { createCollective } from "../../worker/schedule.ts";
 import { mulberry32 } from "../reference/mulberry32.ts";
+import { sameBits } from "../same-bits.ts";
 
 export interface World {
   readonly schedule: ScheduleName;
@@ -182,9 +183,4 @@ export function allReduce(world: World): readonly (readonly Float32Array[])[] {
   const waiting = ranks.flatMap(({ missing }) => missing ?? []);
   if (waiting.length > 0) throw new Error(`Some ranks wait: ${waiting.join("; ")}`);
   return ranks.map(({ copies }) => copies);
-}
-
-export function sameBits(a: Float32Array, b: Float32Array): boolean {
-  const bytes = (x: Float32Array): Buffer => Buffer.from(x.buffer, x.byteOffset, x.byteLength);
-  return bytes(a).equals(bytes(b));
 }

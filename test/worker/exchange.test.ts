@@ -5,7 +5,8 @@ import type { DataMessage, StateMessage } from "../../worker/data-messages.ts";
 import type { Group } from "../../worker/exchange.ts";
 import { Exchange } from "../../worker/exchange.ts";
 import { Interrupted } from "../../worker/interrupted.ts";
-import { buffersFor, partialsOf, sameBits } from "./all-reduce.ts";
+import { buffersFor, partialsOf } from "./all-reduce.ts";
+import { sameBits } from "../same-bits.ts";
 
 const SHARDS = 4;
 const LENGTH = 37;

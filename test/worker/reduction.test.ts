@@ -62,7 +62,10 @@ t.test("Reduction refuses what it did not ask for, and its result does not chang
     start: 0,
     end: 501,
   };
-  const values = (target: Float32Array): void => void target.fill(0);
+  const refused = (target: Float32Array): void => {
+    target.fill(7);
+    t.fail("its values are not taken");
+  };
   t.match(reduction.describeMissing(), /segments from rank 0.*segments from rank 1/);
   for (const bad of [
     { ...good, start: 1 },
@@ -74,11 +77,26 @@ t.test("Reduction refuses what it did not ask for, and its result does not chang
     { ...good, type: "gather" as const, from: 0 },
     { ...good, start: 501, end: LENGTH, type: "gather" as const, from: 0 },
   ]) {
-    t.throws(() => reduction.receive(bad, values), ProtocolError);
+    t.throws(() => reduction.receive(bad, refused), ProtocolError);
   }
-  reduction.receive(good, values);
-  t.throws(() => reduction.receive(good, values), ProtocolError, "a second copy");
-  t.ok(result.every((x) => x === 0));
+  reduction.receive(good, (target) => void target.fill(1));
+  t.throws(() => reduction.receive(good, refused), ProtocolError, "a second copy");
+  t.ok(
+    result.every((x) => x === 0),
+    "until its own part is there",
+  );
+  const own = new Float32Array(LENGTH).fill(2);
+  reduction.start([{ node: { start: 0, end: 2 }, values: own }]);
+  t.same(result.slice(0, 501), new Float32Array(501).fill(3), "what was good is summed");
+  t.ok(
+    result.subarray(501).every((x) => x === 0),
+    "the rest is the other rank's",
+  );
+  const rest = { ...good, type: "gather" as const, firstShard: 0, endShard: 4, start: 501, end: LENGTH };
+  reduction.receive(rest, (target) => void target.fill(4));
+  t.ok(reduction.done);
+  t.same(result.slice(501), new Float32Array(LENGTH - 501).fill(4));
+  t.throws(() => reduction.receive(rest, refused), ProtocolError, "once it is there");
 });
 
 t.test("parsePeerMessage() refuses headers of any other form", async (t) => {

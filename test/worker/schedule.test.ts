@@ -7,7 +7,8 @@ import type { CollectivePlan } from "../../worker/collective.ts";
 import { DataPlane } from "../../worker/data-plane.ts";
 import { canHalveAndDouble, HalvingDoubling } from "../../worker/halving-doubling.ts";
 import { arePartners, chooseSchedule, createCollective, SCHEDULE_NAMES } from "../../worker/schedule.ts";
-import { allReduce, buffersFor, partialsOf, poolFor, sameBits } from "./all-reduce.ts";
+import { allReduce, buffersFor, partialsOf, poolFor } from "./all-reduce.ts";
+import { sameBits } from "../same-bits.ts";
 
 const planOf = (worldSize: number, rank: number, length: number, segmentFloats: number): CollectivePlan => ({
   ...{ term: "t", generation: 1, worldSize, rank, numShards: 4, length, segmentFloats },

@@ -15,6 +15,7 @@ import { scalePixels } from "../../worker/engine/tfjs-engine.ts";
 import { vectorLength } from "../../worker/train-step.ts";
 import { skipUnlessUsable } from "../engines.ts";
 import { mulberry32 } from "../reference/mulberry32.ts";
+import { sameBits } from "../same-bits.ts";
 
 const options = { skip: skipUnlessUsable("tensorflow", await probeTensorflow()) };
 
@@ -53,11 +54,6 @@ function aligned(length: number): Float32Array {
 }
 
 /** What t.same() would take minutes for. */
-function sameBits(a: Float32Array, b: Float32Array): boolean {
-  const bytes = ({ buffer, byteOffset, byteLength }: Float32Array) =>
-    Buffer.from(buffer, byteOffset, byteLength);
-  return bytes(a).equals(bytes(b));
-}
 
 t.test("tensors do not outlive what they are made for", options, async (t) => {
   const library = binding();

@@ -1,6 +1,7 @@
 import t from "tap";
 import type { Pointer } from "../../../worker/kernels/kernels.ts";
-import { loadBuilds, sameBits, skipFused, SPECIAL_VALUES, ulps } from "./arena.ts";
+import { loadBuilds, skipFused, SPECIAL_VALUES, ulps } from "./arena.ts";
+import { sameBits } from "../../same-bits.ts";
 
 const builds = await loadBuilds();
 const { arena, kernels } = builds[0];

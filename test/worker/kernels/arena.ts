@@ -108,10 +108,3 @@ export const SPECIAL_VALUES: readonly number[] = [
   ...[0, 2 ** -149, 2 ** -130, 2 ** -126, 1e-30, 1e-10, 1e-5, 0.1, 0.25, 0.5, Math.LN2 / 2, Math.LN2],
   ...[1, 1.5, 2, 5, 8.9, 9.1, 10, 16.6, 17.4, 50, 87.3, 88.8, 100, 103.9, 104.1, 1e4, 1e20, 3.4e38, Infinity],
 ].flatMap((value) => [value, -value]);
-
-/** For long vectors, on which the test runner's comparison is slow. */
-export function sameBits(a: ArrayLike<number>, b: ArrayLike<number>): boolean {
-  if (a.length !== b.length) return false;
-  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return false;
-  return true;
-}

@@ -1,6 +1,7 @@
 import t from "tap";
 import type { ConvShape } from "../../../worker/kernels/kernels.ts";
-import { loadBuilds, sameBits } from "./arena.ts";
+import { loadBuilds } from "./arena.ts";
+import { sameBits } from "../../same-bits.ts";
 
 /** Sizes by input, filter, stride and padding (all sides), as a convolution's own formula gives them. */
 function shapeOf(

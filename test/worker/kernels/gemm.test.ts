@@ -2,7 +2,8 @@ import t from "tap";
 import { fillUniform, streamKey } from "../../../shared/random.ts";
 import { addInJavaScript, TreeSum } from "../../../shared/tree-sum.ts";
 import type { KernelActivation, Product, SumMode } from "../../../worker/kernels/kernels.ts";
-import { loadBuilds, sameBits, skipFused } from "./arena.ts";
+import { loadBuilds, skipFused } from "./arena.ts";
+import { sameBits } from "../../same-bits.ts";
 import type { Build } from "./arena.ts";
 
 const builds = await loadBuilds();
@@ -182,7 +183,7 @@ for (const build of builds) {
     const column = arena.allocate(M * 4);
     for (let j = 0; j < N; j++) {
       kernels.gemm({ ...whole, N: 1, b: transposedB + j * K * 4, transB: true, c: column });
-      const expected = Array.from({ length: M }, (_, i) => want[i * N + j]);
+      const expected = Uint32Array.from({ length: M }, (_, i) => want[i * N + j]);
       t.ok(sameBits(arena.bits(column, M), expected), `column ${j}`);
     }
     t.ok(arena.reset());
@@ -296,7 +297,7 @@ for (const build of builds) {
     const bias = arena.random(5);
     kernels.gemm({ ...product, K: 0, bias });
     const row = arena.bits(bias, 5);
-    t.ok(sameBits(arena.bits(product.c, 15), [...row, ...row, ...row]));
+    t.ok(sameBits(arena.bits(product.c, 15), Uint32Array.of(...row, ...row, ...row)));
     arena.view(product.a, 12)[5] = NaN;
     arena.view(product.a, 12)[8] = Infinity;
     arena.view(product.b, 20).fill(1);
