@@ -14,7 +14,7 @@ import type { FiredFault } from "./faults.ts";
 import { FAULTS } from "./faults.ts";
 import type { FaultKind } from "./plan.ts";
 import { drawOf, plan } from "./plan.ts";
-import { run, traceOf } from "./processes.ts";
+import { run, traceLines } from "./processes.ts";
 import { SmallDisk } from "./small-disk.ts";
 
 /** Room for the checkpoints that are kept, one that is written, and one saved by a worker. */
@@ -137,13 +137,13 @@ async function injectFaults(
 /** Trains as many steps without faults, with another number of workers. @returns What differs. */
 async function compareWithCalm(dir: string, training: readonly string[]): Promise<readonly string[]> {
   const [underFaults, calm] = [join(dir, "run"), join(dir, "calm")];
-  const trace = traceOf(underFaults).split("\n");
+  const trace = traceLines(underFaults);
   const steps = trace[0].split(" ")[0];
   const length = ["--max-steps", steps, "--checkpoint-every", "1000000"];
   const flags = ["--workers", "2", ...length, "--run-dir", calm];
   const { code, output } = await run(["train", ...training, ...flags]);
   if (code !== 0) return [`The run without faults ended with code ${code}: ${output.slice(-2000)}`];
-  const expected = traceOf(calm).split("\n");
+  const expected = traceLines(calm);
   rmSync(join(calm, "checkpoints"), { recursive: true });
   const first = expected.findIndex((line, i) => line !== trace[i]);
   if (first < 0 && trace.length === expected.length) return [];

@@ -1,6 +1,6 @@
 /**
  * Follows metrics.jsonl of a run for the steps that are committed, also across
- * resumes and rewinds, which put another file in its place.
+ * resumes, rewinds, which cut it, and folders that are made anew.
  *
  * @module
  */
@@ -25,7 +25,7 @@ export class CommittedSteps {
   /** Reads what is there now. */
   look(): void {
     const inode = statSync(this.#path, { throwIfNoEntry: false })?.ino ?? null;
-    if (inode !== null && inode !== this.#lines?.inode) this.#open();
+    if (inode !== null && (inode !== this.#lines?.inode || this.#lines.isCut())) this.#open();
     for (const line of this.#lines?.read() ?? []) {
       const { globalStep } = JSON.parse(line) as { readonly globalStep: number };
       this.#onStep(globalStep, performance.now());
@@ -42,7 +42,7 @@ export class CommittedSteps {
     const isFirst = this.#lines === null;
     this.#lines?.close();
     this.#lines = new AppendedLines(this.#path);
-    // What another file has in common with the one before it is no news.
+    // What is left of it after the cut is no news.
     if (!isFirst) this.#lines.read();
   }
 }

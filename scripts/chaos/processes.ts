@@ -8,6 +8,7 @@ import { execFileSync, spawn } from "node:child_process";
 import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { linesOf } from "../../shared/lines-of.ts";
 
 export const CLI = fileURLToPath(new URL("../lockstep.js", import.meta.url));
 
@@ -92,16 +93,20 @@ export interface MetricsLine {
 }
 
 export function metricsOf(runDir: string): readonly MetricsLine[] {
-  const lines = readFileSync(join(runDir, "metrics.jsonl"), "utf8").trimEnd().split("\n");
-  return lines.map((line) => JSON.parse(line) as MetricsLine);
+  return Array.from(linesOf(join(runDir, "metrics.jsonl")), (line) => JSON.parse(line) as MetricsLine);
 }
 
 /** Bits of the parameters, and the lines of metrics without what depends on speed: equal for equal runs. */
-export function traceOf(runDir: string): string {
+export function traceLines(runDir: string): readonly string[] {
   const lines = metricsOf(runDir).map(({ workers: _workers, imagesPerSecond: _speed, ...line }) =>
     JSON.stringify(line),
   );
-  return [bits(runDir), ...lines].join("\n");
+  return [bits(runDir), ...lines];
+}
+
+/** The same of a short run, as one text. */
+export function traceOf(runDir: string): string {
+  return traceLines(runDir).join("\n");
 }
 
 /** Ids of living processes whose command line contains the text. */

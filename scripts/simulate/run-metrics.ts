@@ -3,10 +3,11 @@
  *
  * @module
  */
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 import { z } from "zod";
 import { UsageError } from "../../shared/errors.ts";
+import { linesOf } from "../../shared/lines-of.ts";
 
 const LineSchema = z.looseObject({
   workers: z.record(
@@ -36,11 +37,13 @@ const WARM_UP_STEPS = 5;
 export function readSteps(runDir: string): readonly MeasuredStep[] {
   const path = join(runDir, "metrics.jsonl");
   if (!existsSync(path)) throw new UsageError(`Cannot find metrics.jsonl in ${runDir}`);
-  const steps = readFileSync(path, "utf8")
-    .trimEnd()
-    .split("\n")
-    .slice(WARM_UP_STEPS)
-    .map((line) => ({ workers: Object.values(LineSchema.parse(JSON.parse(line)).workers) }));
+  const steps: MeasuredStep[] = [];
+  let numLines = 0;
+  for (const line of linesOf(path)) {
+    numLines += 1;
+    if (numLines <= WARM_UP_STEPS) continue;
+    steps.push({ workers: Object.values(LineSchema.parse(JSON.parse(line)).workers) });
+  }
   if (steps.length === 0)
     throw new UsageError(`Cannot use ${path} as it must have more than ${WARM_UP_STEPS} steps`);
   return steps;
