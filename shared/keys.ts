@@ -19,6 +19,7 @@ import { readFileSync, statSync, writeFileSync } from "node:fs";
 import { curveKeyPair } from "zeromq";
 import { z } from "zod";
 import { checked } from "./checked.ts";
+import { shellCommand } from "./command-line.ts";
 import { describeError, UsageError } from "./errors.ts";
 
 /** A CURVE key pair, each half 40 characters of Z85. Never print, log or send the secret half. */
@@ -69,7 +70,7 @@ export function readKeyFile(path: string): RunKey {
     const { mode } = statSync(path);
     if (process.platform !== "win32" && (mode & 0o077) !== 0) {
       throw new UsageError(
-        `Cannot use key file ${path} as others must not be able to read it: got mode ${(mode & 0o777).toString(8)}. If nobody has read it: chmod 600 ${path}; else make a new key with lockstep keygen`,
+        `Cannot use key file ${path} as others must not be able to read it: got mode ${(mode & 0o777).toString(8)}. If nobody has read it: ${shellCommand(["chmod", "600", path])}; else make a new key with lockstep keygen`,
       );
     }
     text = readFileSync(path, "utf8");

@@ -8,6 +8,7 @@
 import { delimiter, join } from "node:path";
 import { defaultCacheDir } from "../../shared/cache-folder.ts";
 import type { DatasetChoice } from "../../shared/config.ts";
+import { shellCommand } from "../../shared/command-line.ts";
 import { DatasetError, UsageError } from "../../shared/errors.ts";
 import { IMAGE_PIXELS } from "../../shared/image.ts";
 import { downloadDataFile, parseMirror } from "./download-dataset.ts";
@@ -79,7 +80,7 @@ export async function loadDataset(options: LoadOptions): Promise<Dataset> {
       throw new DatasetError(
         `Cannot load ${dataset.name} from ${options.dataDir} as it must hold ${trainFileNames(dataset, options)}, packed or not: ` +
           `got ${search.text}; copy them there, or run ` +
-          `\`npx lockstep download --dataset ${dataset.name} --data-dir ${options.dataDir}\``,
+          `\`${shellCommand(["lockstep", "download", "--dataset", dataset.name, "--data-dir", options.dataDir])}\``,
       );
     }
     case "auto":
@@ -115,8 +116,8 @@ function fallbackWarning(error: Error): string {
     "Why MNIST could not be had:",
     ...error.message.split("\n").map((line) => `  ${line}`),
     "How to train on MNIST:",
-    "  npx lockstep download          (on a machine with a network), or copy its files into a folder DIR",
-    "  npx lockstep train --dataset mnist [--data-dir DIR]",
+    "  npx lockstep download                # on a machine with a network; or copy its files into a folder",
+    "  npx lockstep train --dataset mnist   # with --data-dir, if they are in a folder of yours",
     "To train on synthetic digits without this warning: --dataset synthetic",
   ].join("\n");
 }
@@ -167,7 +168,7 @@ async function providePublished(
 }
 
 function readPublished(dataset: PublishedDataset, paths: TrainPaths): Promise<Dataset> {
-  const again = `run \`npx lockstep download --dataset ${dataset.name}\` to fetch it again, or give --data-dir`;
+  const again = `run \`${shellCommand(["lockstep", "download", "--dataset", dataset.name])}\` to fetch it again, or give --data-dir`;
   return readTrainFiles(dataset, paths, true, { malformed: again, mismatch: again });
 }
 

@@ -5,8 +5,10 @@
  * @module
  */
 import { randomUUID } from "node:crypto";
+import { resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { endpointOf, runPaths } from "../../coordinator/run-directory.ts";
+import { shellCommand } from "../../shared/command-line.ts";
 import { UsageError } from "../../shared/errors.ts";
 import { explainToClient, watchHandshakes } from "../../shared/handshakes.ts";
 import { keyOf } from "../../shared/keys.ts";
@@ -66,7 +68,7 @@ async function ask({ run, key: keyFile }: Remote, request: AdminRequest): Promis
     const answer = await Promise.race([answered, sleep(ANSWER_MS, null)]);
     if (answer === null) {
       throw new UsageError(
-        `Cannot reach a coordinator at ${endpoint}: no answer within ${ANSWER_MS / 1000} s. If its process is gone, continue the run with lockstep train --resume`,
+        `Cannot reach a coordinator at ${endpoint}: no answer within ${ANSWER_MS / 1000} s. If its process is gone, continue the run with ${resumeCommand(run)}`,
       );
     }
     if (answer.type === "cannot") throw new UsageError(answer.reason);
@@ -74,6 +76,17 @@ async function ask({ run, key: keyFile }: Remote, request: AdminRequest): Promis
   } finally {
     socket.close();
   }
+}
+
+/** Of a run by its folder; who knows only the address knows where the run is. */
+function resumeCommand(run: string): string {
+  return shellCommand([
+    "lockstep",
+    "train",
+    "--resume",
+    "--run-dir",
+    run.startsWith("tcp://") ? "RUN" : resolve(run),
+  ]);
 }
 
 function describe({ status: name, members, lastFaults, refused, ...run }: RunStatus): string {
