@@ -20,6 +20,7 @@ import {
 } from "../shared/checkpoint.ts";
 import { CheckpointError, describeError } from "../shared/errors.ts";
 import type { Model } from "../shared/nn/models.ts";
+import { syncDirectory } from "./durable-file.ts";
 
 const NAME = /^step-(\d{8,})$/;
 const TEMPORARY = /^\.tmp-/;
@@ -59,6 +60,8 @@ export interface SavedCheckpoint {
  * Writes a checkpoint and reads it back, then removes those before it but for the newest `keep`.
  *
  * @param files Contents by name, the manifest last.
+ * @param keep Infinity to remove none.
+ * @param isOurs Whether the run is this process's to write to; asked again when its files are written.
  * @throws {Error} If it could not be written whole; the message says what to do. Older ones are as they were.
  */
 export async function saveCheckpoint(
@@ -66,12 +69,18 @@ export async function saveCheckpoint(
   globalStep: number,
   files: ReadonlyMap<string, Uint8Array>,
   keep: number,
+  isOurs: () => Promise<boolean> = async () => true,
 ): Promise<SavedCheckpoint> {
   const numBytes = [...files.values()].reduce((sum, { byteLength }) => sum + byteLength, 0);
   const final = join(directory, checkpointName(globalStep));
   const temporary = join(directory, `.tmp-${checkpointName(globalStep)}-${process.pid}`);
   const replaced = `${temporary}-replaced`;
+  const checkOurs = async (): Promise<void> => {
+    if (!(await isOurs())) throw new Error("its folder was deleted, or another process works on it");
+  };
   try {
+    // A folder that was deleted must not come back without the lock that keeps others out.
+    await checkOurs();
     await mkdir(directory, { recursive: true });
     await checkSpace(directory, numBytes);
     await rm(temporary, { recursive: true, force: true });
@@ -79,6 +88,8 @@ export async function saveCheckpoint(
     for (const [name, bytes] of files) await writeSynced(join(temporary, name), bytes);
     await syncDirectory(temporary);
     await loadCheckpoint(temporary);
+    // This process may have been stopped for any time meanwhile.
+    await checkOurs();
     // A folder of that name can only be one that was found damaged and trained past again.
     await rename(final, replaced).catch(unlessMissing);
     await rename(temporary, final);
@@ -92,7 +103,7 @@ export async function saveCheckpoint(
   let warning: string | null = null;
   try {
     await rm(replaced, { recursive: true, force: true });
-    await prune(directory, globalStep, keep);
+    if (await isOurs()) await prune(directory, globalStep, keep);
   } catch (error) {
     warning = `Cannot remove old checkpoints in ${directory}: ${describeError(error)}`;
   }
@@ -173,17 +184,6 @@ export async function removeTemporaries(directory: string): Promise<void> {
   const names = await readdir(directory).catch(() => []);
   for (const name of names.filter((n) => TEMPORARY.test(n))) {
     await rm(join(directory, name), { recursive: true, force: true });
-  }
-}
-
-/** Windows cannot open a folder; its file system orders renames itself. */
-async function syncDirectory(directory: string): Promise<void> {
-  if (process.platform === "win32") return;
-  const handle = await open(directory, "r");
-  try {
-    await handle.sync();
-  } finally {
-    await handle.close();
   }
 }
 

@@ -13,7 +13,7 @@ import { maxWorkersOf, samplesPerStep, trainingConfig } from "../shared/config.t
 import type { TrainingState } from "../shared/checkpoint.ts";
 import { codeHash } from "../shared/code-hash.ts";
 import { EventRing } from "../shared/event-ring.ts";
-import { describeError, ProtocolError, UsageError } from "../shared/errors.ts";
+import { describeError, ProtocolError, RunLostError, UsageError } from "../shared/errors.ts";
 import { bytesOf } from "../shared/frames.ts";
 import { IMAGE_PIXELS } from "../shared/image.ts";
 import type { RunKey } from "../shared/keys.ts";
@@ -36,6 +36,7 @@ import { WakingClock } from "../shared/waking-clock.ts";
 import { BatchStream } from "./batch-stream.ts";
 import { listCheckpoints, loadNewest, stateOf } from "./checkpoint-store.ts";
 import type { Dataset } from "./dataset/dataset.ts";
+import type { HeldRun } from "./held-run.ts";
 import type {
   Effect,
   Input,
@@ -52,15 +53,13 @@ import type { PlaneAddresses } from "./planes.ts";
 import { Planes } from "./planes.ts";
 import type { BatchTask, PoolData } from "./pool-tasks.ts";
 import type { Reporter } from "./reporter.ts";
-import type { RunPaths } from "./run-directory.ts";
-import { storeEndpoint } from "./run-directory.ts";
 import { RunOutputs } from "./run-outputs.ts";
 import { Speed } from "./speed.ts";
 
 export interface CoordinatorOptions {
   readonly config: RunConfig;
   readonly dataset: Dataset;
-  readonly paths: RunPaths;
+  readonly run: HeldRun;
   /** Control endpoint to listen on; port * takes any. */
   readonly bind: string;
   /** The run's key, or null: then whoever reaches the sockets can join. */
@@ -74,6 +73,10 @@ export interface CoordinatorOptions {
   readonly reporter: Reporter;
   /** Workers that this machine starts at first. */
   readonly localWorkers: readonly WorkerId[];
+  /** Called once nothing can prevent the run any more: it is made, or goes on, with this. */
+  readonly onBound: () => Promise<void>;
+  /** What starts one more worker, given the control endpoint. */
+  readonly joinCommand: (endpoint: string) => string;
   /** Told the control endpoint once workers may connect. */
   readonly onListening: (endpoint: string, onExit: (ended: LocalProcess, how: string) => void) => void;
   /** Starts a process of a local worker, once no other process of that worker is left. */
@@ -124,6 +127,8 @@ export class Coordinator {
   #onLeft: (() => void) | null = null;
   /** A request to stop may come before there is anything to stop. */
   #isToStop = false;
+  /** Why the run is another process's, or null. */
+  #lost: string | null = null;
 
   constructor(options: CoordinatorOptions) {
     this.#options = options;
@@ -155,7 +160,7 @@ export class Coordinator {
       workerData: data,
     });
     this.#outputs = new RunOutputs({
-      ...{ config, dataset, paths: options.paths, reporter: options.reporter, pool: this.#pool },
+      ...{ config, dataset, run: options.run, reporter: options.reporter, pool: this.#pool },
       model: this.#model(),
       savedStep: options.checkpoint?.globalStep ?? null,
       recordedStep: options.recordedStep,
@@ -171,16 +176,9 @@ export class Coordinator {
   /** Runs until training has ended or failed. All sockets are closed afterwards. */
   async run(): Promise<Outcome> {
     const { bind, config, endStep, checkpoint, dataset, localWorkers, onListening, reporter } = this.#options;
-    let addresses: PlaneAddresses;
-    try {
-      addresses = await this.#planes.open(bind);
-    } catch (error) {
-      await this.#pool.close();
-      throw new UsageError(
-        `Cannot listen on ${bind}: ${describeError(error)}. Give --bind another port or an address of this machine`,
-      );
-    }
-    const { endpoint } = addresses;
+    const addresses = await this.#open(bind);
+    const { endpoint, bulkPort } = addresses;
+    const { run } = this.#options;
     this.#membershipConfig = {
       run: config,
       term: randomUUID().slice(0, 8),
@@ -189,8 +187,9 @@ export class Coordinator {
       endStep,
       numImages: dataset.numImages,
       dataset: { name: dataset.name, sha256: dataset.sha256 },
-      checkpoints: resolve(this.#options.paths.checkpoints),
-      ...addresses,
+      folder: { checkpoints: resolve(run.paths.checkpoints), identity: run.identity, hold: run.hold },
+      bulkPort,
+      joinCommand: this.#options.joinCommand(endpoint),
       localWorkers,
     };
     this.#state = initialState(
@@ -206,9 +205,12 @@ export class Coordinator {
     ];
     if (this.#isToStop) this.requestStop();
     await this.#outputs.checkSpace();
-    await storeEndpoint(this.#options.paths, endpoint).catch((error: unknown) =>
-      reporter.log("warn", `lockstep status and stop need this run's address: ${describeError(error)}`),
-    );
+    run.watch((reason) => this.#lose(reason));
+    await run
+      .setEndpoint(endpoint)
+      .catch((error: unknown) =>
+        reporter.log("warn", `lockstep status and stop need this run's address: ${describeError(error)}`),
+      );
     reporter.log("info", `Coordinator listens on ${endpoint} for ${config.workers} workers`);
     if (this.#state.status !== "ended") {
       onListening(endpoint, ({ workerId, process }, how) => {
@@ -221,6 +223,7 @@ export class Coordinator {
     }
     const finished = await this.#finished;
     await this.#close();
+    if (this.#lost !== null) throw new RunLostError(this.#lost);
     const outcome = this.#withSaved(finished);
     if (!outcome.ok) await this.#writeEvents();
     return outcome;
@@ -234,6 +237,33 @@ export class Coordinator {
     if (!ok || numLost <= 0) return { ...outcome, savedStep };
     const lost = `its last ${numLost} steps could not be saved, as no worker was left that held them`;
     return { ...outcome, savedStep, ok: false, again: false, reason: `${reason}, but ${lost}` };
+  }
+
+  /** Begins to listen, and with that the run. @throws {UsageError} If either cannot be. */
+  async #open(bind: string): Promise<PlaneAddresses> {
+    try {
+      const addresses = await this.#planes.open(bind).catch((error: unknown) => {
+        throw new UsageError(
+          `Cannot listen on ${bind}: ${describeError(error)}. Give --bind another port or an address of this machine`,
+        );
+      });
+      await this.#options.onBound();
+      return addresses;
+    } catch (error) {
+      this.#planes.close();
+      await this.#pool.close();
+      throw error;
+    }
+  }
+
+  /** The run is another coordinator's, which has no use for these workers' states: it computes the same. */
+  #lose(reason: string): void {
+    this.#lost = reason;
+    const { members, joining } = this.#state;
+    for (const { incarnation } of [...members, ...joining]) {
+      this.#planes.send(incarnation, { type: "abort", reason: "another coordinator has it now" });
+    }
+    this.#end(false, reason);
   }
 
   /** Ends training with the step under way; state and pictures are saved. */
@@ -264,8 +294,9 @@ export class Coordinator {
   }
 
   async #writeEvents(): Promise<void> {
-    const { paths, reporter } = this.#options;
-    const path = join(paths.events, "coordinator.ndjson");
+    const { run, reporter } = this.#options;
+    if (!(await run.isOurs().catch(() => true))) return;
+    const path = join(run.paths.events, "coordinator.ndjson");
     await this.#events.write(path).then(
       () => reporter.log("info", `The last protocol events are in ${path}`),
       (error: unknown) => reporter.log("warn", `Cannot write the last events: ${describeError(error)}`),
@@ -386,7 +417,7 @@ export class Coordinator {
         this.#input({ type: "scale", workers });
         const byHand = this.#options.localWorkers.length === 0 && numMissing > 0;
         const text = byHand
-          ? `Start ${numMissing} more: npx lockstep worker --coordinator ${this.#membershipConfig.endpoint}`
+          ? `Start ${numMissing} more: ${this.#membershipConfig.joinCommand}`
           : `Scaling to ${workers} workers`;
         return { type: "done", text };
       }
@@ -464,12 +495,20 @@ export class Coordinator {
 
   /** Looks for the newest state on disk, after all that is to be written is there. */
   async #restore(): Promise<void> {
-    const { paths, reporter } = this.#options;
+    const { reporter, run } = this.#options;
+    const { checkpoints } = run.paths;
     try {
       await this.#outputs.settled();
       const onDamaged = (reason: string): void => reporter.log("warn", `${reason}. Trying the one before it`);
-      const hasCheckpoint = (await listCheckpoints(paths.checkpoints)).length > 0;
-      const newest = hasCheckpoint ? await loadNewest(paths.checkpoints, onDamaged) : null;
+      const hasCheckpoint = (await listCheckpoints(checkpoints)).length > 0;
+      const { savedStep } = this.#outputs;
+      if (!hasCheckpoint && savedStep !== null) {
+        return this.#end(
+          false,
+          `No worker is left, and the checkpoint of step ${savedStep} is gone from ${checkpoints}: put it back, then resume`,
+        );
+      }
+      const newest = hasCheckpoint ? await loadNewest(checkpoints, onDamaged) : null;
       this.#checkpoint =
         newest === null
           ? null
@@ -537,7 +576,7 @@ export class Coordinator {
     if (this.#outputs.retryLast(globalStep)) return;
     this.#end(
       false,
-      `Trained to step ${globalStep}, but its checkpoint could not be written. Make room in ${this.#options.paths.checkpoints}, then resume`,
+      `Trained to step ${globalStep}, but its checkpoint could not be written. Make room in ${this.#options.run.paths.checkpoints}, then resume`,
     );
   }
 

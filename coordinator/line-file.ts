@@ -2,14 +2,15 @@
  * A file of lines that only grows: metrics, and the log. Whatever the disk
  * does, the process goes on: lines that cannot be written are kept, and
  * written before the next one. The file is opened anew for every write, so
- * that a folder which was deleted is noticed, and made again.
+ * that a folder which was deleted, or is another's by now, is noticed.
  *
  * @module
  */
-import { mkdir, open } from "node:fs/promises";
+import { open } from "node:fs/promises";
 import { dirname } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { describeError } from "../shared/errors.ts";
+import { syncDirectory, syncFile } from "./durable-file.ts";
 
 /** Lines that are kept at most, in bytes: some hundred thousand steps. */
 const MAX_KEPT_BYTES = 64 * 2 ** 20;
@@ -24,8 +25,15 @@ interface Line {
 /** A change of the file's contents, between the lines before and after it. */
 type Edit = () => Promise<void>;
 
+/**
+ * Asked before every write: whether the file's folder is there, and this process's to write to. Once false it stays so.
+ * It may throw where that cannot be found out now.
+ */
+export type MayWrite = () => Promise<boolean>;
+
 export class LineFile {
   readonly #path: string;
+  readonly #mayWrite: MayWrite;
   readonly #onProblem: (text: string) => void;
   /** What is not in the file, or not whole, oldest first. */
   #kept: (Line | Edit)[] = [];
@@ -36,9 +44,11 @@ export class LineFile {
   /** What went wrong last, so that it is said once. */
   #problem: string | null = null;
   #writing: Promise<void> | null = null;
+
   /** @param onProblem Told once when lines cannot be written, and once when they can be again. */
-  constructor(path: string, onProblem: (text: string) => void) {
+  constructor(path: string, mayWrite: MayWrite, onProblem: (text: string) => void) {
     this.#path = path;
+    this.#mayWrite = mayWrite;
     this.#onProblem = onProblem;
   }
 
@@ -69,6 +79,20 @@ export class LineFile {
     while (this.#writing !== null) await this.#writing;
   }
 
+  /** Brings the lines so far to the medium, as far as they can be written at all: what counts on them is written next. */
+  async sync(): Promise<void> {
+    await this.flush();
+    try {
+      await syncFile(this.#path);
+      await syncDirectory(dirname(this.#path));
+    } catch (error) {
+      // A file that cannot be written was told of, and there is none before the first line.
+      if (this.#problem === null && (error as NodeJS.ErrnoException).code !== "ENOENT") {
+        this.#onProblem(`Cannot sync ${this.#path}: ${describeError(error)}`);
+      }
+    }
+  }
+
   /** Tries for the last time, and says what is lost. */
   async close(): Promise<void> {
     await this.flush();
@@ -85,8 +109,8 @@ export class LineFile {
 
   async #drain(): Promise<void> {
     try {
-      await mkdir(dirname(this.#path), { recursive: true });
-      for (;;) {
+      while (this.#kept.length > 0) {
+        if (!(await this.#mayWrite())) this.#forget();
         const next = this.#kept.at(0);
         if (next === undefined) break;
         if (typeof next === "function") {
@@ -110,6 +134,12 @@ export class LineFile {
     } finally {
       this.#writing = null;
     }
+  }
+
+  /** The folder is another's: what it has not got from here, nobody misses. */
+  #forget(): void {
+    this.#kept = [];
+    this.#keptBytes = 0;
   }
 
   /** Writes the lines up to the next edit. */

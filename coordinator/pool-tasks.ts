@@ -15,6 +15,7 @@ import { MODELS } from "../shared/nn/models.ts";
 import { permutation, streamKey } from "../shared/random.ts";
 import type { SavedCheckpoint } from "./checkpoint-store.ts";
 import { saveCheckpoint } from "./checkpoint-store.ts";
+import { isHeldBy } from "./lease.ts";
 
 export interface PoolData {
   /** (numImages, imagePixels) uint8. */
@@ -32,6 +33,9 @@ export interface BatchTask {
 export interface CheckpointTask {
   readonly directory: string;
   readonly keep: number;
+  /** The run's lock, and this coordinator's hold of it. */
+  readonly lock: string;
+  readonly hold: string;
   /** Parameters, m and v of the generator, then of the discriminator: float32. */
   readonly vectors: readonly SharedArrayBuffer[];
   readonly generatorSteps: number;
@@ -88,12 +92,13 @@ export function assembleBatch(task: BatchTask): ArrayBuffer {
 
 /** Encodes, writes and checks a checkpoint. */
 export async function writeCheckpoint(task: CheckpointTask): Promise<SavedCheckpoint> {
-  const { directory, keep, vectors, generatorSteps, discriminatorSteps, meta } = task;
+  const { directory, keep, lock, hold, vectors, generatorSteps, discriminatorSteps, meta } = task;
   const [gp, gm, gv, dp, dm, dv] = vectors.map((vector) => new Float32Array(vector));
   const state: TrainingState = {
     generator: { parameters: gp, m: gm, v: gv, step: generatorSteps },
     discriminator: { parameters: dp, m: dm, v: dv, step: discriminatorSteps },
   };
   const model = MODELS[meta.config.model]({ latentDim: meta.config.latentDim, imagePixels: IMAGE_PIXELS });
-  return saveCheckpoint(directory, meta.globalStep, encodeCheckpoint(model, state, meta, new Date()), keep);
+  const files = encodeCheckpoint(model, state, meta, new Date());
+  return saveCheckpoint(directory, meta.globalStep, files, keep, () => isHeldBy(lock, hold));
 }

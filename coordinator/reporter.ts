@@ -7,6 +7,7 @@
 import { clearLine, cursorTo } from "node:readline";
 import type { StepMetrics } from "../shared/protocol.ts";
 import { columnsOf } from "../shared/text.ts";
+import type { MayWrite } from "./line-file.ts";
 import { LineFile } from "./line-file.ts";
 
 export type LogFormat = "text" | "json";
@@ -54,8 +55,8 @@ export class Reporter {
   }
 
   /** Copies every line to a file, appending. */
-  openFile(path: string): void {
-    this.#file = new LineFile(path, (text) => this.log("warn", text));
+  openFile(path: string, mayWrite: MayWrite): void {
+    this.#file = new LineFile(path, mayWrite, (text) => this.log("warn", text));
   }
 
   log(level: LogLevel, text: string): void {

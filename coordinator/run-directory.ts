@@ -3,17 +3,31 @@
  *
  * @module
  */
-import { mkdir, readdir, readFile, rename, rm, stat, symlink, writeFile } from "node:fs/promises";
-import { basename, dirname, join } from "node:path";
+import { readdir, readFile, stat } from "node:fs/promises";
+import { join, resolve } from "node:path";
+import { z } from "zod";
+import { MANIFEST_FILE, parseManifest } from "../shared/checkpoint.ts";
+import { checked } from "../shared/checked.ts";
+import { shellCommand } from "../shared/command-line.ts";
 import type { RunConfig } from "../shared/config.ts";
 import { parseRunConfig } from "../shared/config.ts";
 import { describeError, UsageError } from "../shared/errors.ts";
+import { listCheckpoints } from "./checkpoint-store.ts";
+import { replaceFile } from "./durable-file.ts";
+import { lastRecordedStep } from "./metrics-file.ts";
+
+/** Where runs are made without --run-dir. */
+export const RUNS = "runs";
+/** A link to the newest of them. */
+export const LATEST = "latest";
 
 export interface RunPaths {
   readonly root: string;
   /** Folder of the last protocol events of processes whose run has died. */
   readonly events: string;
   readonly config: string;
+  /** What the run says of itself. */
+  readonly record: string;
   readonly checkpoints: string;
   readonly samples: string;
   readonly metrics: string;
@@ -27,6 +41,7 @@ export function runPaths(root: string): RunPaths {
   return {
     root,
     config: join(root, "config.json"),
+    record: join(root, "run.json"),
     checkpoints: join(root, "checkpoints"),
     events: join(root, "events"),
     samples: join(root, "samples"),
@@ -37,26 +52,86 @@ export function runPaths(root: string): RunPaths {
   };
 }
 
-/** A fresh name under runs/, from the local time. */
-export function defaultRunDirectory(now: Date): string {
-  const two = (n: number): string => String(n).padStart(2, "0");
-  const day = `${now.getFullYear()}${two(now.getMonth() + 1)}${two(now.getDate())}`;
-  const time = `${two(now.getHours())}${two(now.getMinutes())}${two(now.getSeconds())}`;
-  return join("runs", `${day}-${time}`);
+/** What a run says of itself, beside its configuration: a copy of that may begin another run. */
+const RecordSchema = z.strictObject({
+  /** Made with the run: tells it from another that has its folder or its configuration. */
+  identity: z.string().min(1).max(64),
+  /** Of who holds the run, or held it last: a lock that is missing does not tell. */
+  hold: z.string().min(1).max(100),
+  /** When a coordinator worked on it last, as ISO 8601: times of files change when they are copied. */
+  startedAt: z.iso.datetime(),
+  /** The newest checkpoint that a coordinator has written; null if none has. */
+  savedStep: z.int().min(0).nullable(),
+});
+export type RunRecord = z.infer<typeof RecordSchema>;
+
+/** What a run is told of when a worker saves the state of a coordinator that is gone: others of its workers may as well. */
+export function rescueOf(hold: string): string {
+  return `${hold}, saved by its workers`;
 }
 
-/** The run that was begun last under runs/, for --resume without --run-dir. */
-export async function newestRun(): Promise<string> {
-  const names = await readdir("runs").catch(() => []);
-  const runs: { readonly path: string; readonly beganMs: number }[] = [];
-  for (const name of names.filter((n) => n !== "latest")) {
-    const path = join("runs", name);
-    const info = await stat(runPaths(path).config).catch(() => null);
-    if (info !== null) runs.push({ path, beganMs: info.mtimeMs });
+/** @returns Null if the folder has none, or none that can be read. */
+export async function readRecord(paths: RunPaths): Promise<RunRecord | null> {
+  try {
+    const result = checked(RecordSchema, JSON.parse(await readFile(paths.record, "utf8")));
+    return result.ok ? result.value : null;
+  } catch {
+    return null;
   }
-  runs.sort((a, b) => b.beganMs - a.beganMs);
-  if (runs.length === 0) throw new UsageError("Cannot resume as there is no run in ./runs: give --run-dir");
-  return runs[0].path;
+}
+
+export async function storeRecord(paths: RunPaths, record: RunRecord): Promise<void> {
+  await replaceFile(paths.record, `${JSON.stringify(record, null, 2)}\n`);
+}
+
+/** A name for a new run under runs/, from the local time. */
+export function defaultRunName(now: Date): string {
+  const two = (n: number): string => String(n).padStart(2, "0");
+  const day = `${now.getFullYear()}${two(now.getMonth() + 1)}${two(now.getDate())}`;
+  return `${day}-${two(now.getHours())}${two(now.getMinutes())}${two(now.getSeconds())}`;
+}
+
+/**
+ * The run under runs/ that was trained last, by what the runs themselves record, for --resume without --run-dir.
+ *
+ * @throws {UsageError} If none was trained yet.
+ */
+export async function lastTrainedRun(): Promise<string> {
+  const names = await readdir(RUNS).catch(() => []);
+  const runs: { readonly path: string; readonly trainedAt: string }[] = [];
+  for (const name of names.filter((n) => n !== LATEST && !n.startsWith(".")).sort()) {
+    const path = join(RUNS, name);
+    const trainedAt = await lastTrained(runPaths(path));
+    if (trainedAt !== null) runs.push({ path, trainedAt });
+  }
+  const newest = runs.reduce<(typeof runs)[number] | null>(
+    (best, run) => (best === null || run.trainedAt > best.trainedAt ? run : best),
+    null,
+  );
+  if (newest === null) {
+    throw new UsageError(
+      `Cannot resume as no run in ${resolve(RUNS)} has trained yet: give --run-dir, or begin a run without --resume`,
+    );
+  }
+  return newest.path;
+}
+
+/** When training was under way last, as ISO 8601; null if it never was. */
+async function lastTrained(paths: RunPaths): Promise<string | null> {
+  if ((await stat(paths.config).catch(() => null)) === null) return null;
+  const times: string[] = [];
+  for (const { path } of await listCheckpoints(paths.checkpoints).catch(() => [])) {
+    try {
+      times.push(parseManifest(await readFile(join(path, MANIFEST_FILE), "utf8")).createdAt);
+      break;
+    } catch {
+      // Damaged: the one before it tells.
+    }
+  }
+  const hasSteps = times.length > 0 || (await lastRecordedStep(paths.metrics).catch(() => 0)) > 0;
+  const record = await readRecord(paths);
+  if (hasSteps && record !== null) times.push(record.startedAt);
+  return times.sort().at(-1) ?? null;
 }
 
 /**
@@ -79,35 +154,19 @@ export async function storedConfig(root: string): Promise<RunConfig> {
   }
 }
 
-/** Writes a file so that a crash leaves the old or the new one, never a part. */
-export async function replaceFile(path: string, contents: string | Uint8Array): Promise<void> {
-  const temporary = `${path}.tmp-${process.pid}`;
-  try {
-    await writeFile(temporary, contents, { flush: true });
-    await rename(temporary, path);
-  } catch (error) {
-    await rm(temporary, { force: true }).catch(() => undefined);
-    throw error;
+/** @throws {UsageError} If there already is a run in the folder, or what is left of one. */
+export async function checkNoRun(root: string): Promise<void> {
+  const { config, record, metrics, checkpoints } = runPaths(root);
+  for (const path of [config, record, metrics]) {
+    if ((await stat(path).catch(() => null)) !== null) throw holdsRun(root);
   }
+  if ((await listCheckpoints(checkpoints).catch(() => [])).length > 0) throw holdsRun(root);
 }
 
-/** Makes the folder of a new run. @throws {UsageError} If there already is a run in it. */
-export async function createRun(root: string, config: RunConfig): Promise<RunPaths> {
-  const paths = runPaths(root);
-  if ((await stat(paths.config).catch(() => null)) !== null) {
-    throw new UsageError(
-      `Cannot begin a run in ${root} as it already holds one: add --resume to continue it, or give another --run-dir`,
-    );
-  }
-  await mkdir(paths.samples, { recursive: true });
-  await mkdir(paths.checkpoints, { recursive: true });
-  await storeConfig(paths, config);
-  if (dirname(root) === "runs") {
-    // Convenience only: a file system without links does without.
-    await rm("runs/latest", { force: true }).catch(() => undefined);
-    await symlink(basename(root), "runs/latest", "dir").catch(() => undefined);
-  }
-  return paths;
+function holdsRun(root: string): UsageError {
+  return new UsageError(
+    `Cannot begin a run in ${root} as it already holds one: add --resume to continue it, or give another --run-dir`,
+  );
 }
 
 export async function storeConfig(paths: RunPaths, config: RunConfig): Promise<void> {
@@ -124,49 +183,8 @@ export async function endpointOf(paths: RunPaths): Promise<string> {
   const text = await readFile(paths.endpoint, "utf8").catch(() => null);
   if (text === null) {
     throw new UsageError(
-      `Cannot find a coordinator that works on ${paths.root}: give the folder of a run that is under way, or its address as tcp://host:port. lockstep inspect shows what a run has saved`,
+      `Cannot find a coordinator that works on ${paths.root}: give the folder of a run that is under way, or its address as tcp://host:port. ${shellCommand(["lockstep", "inspect", paths.root])} shows what a run has saved`,
     );
   }
   return text.trim();
-}
-
-/** Steps of the lines of metrics that are whole, in order, with the lines. */
-async function readMetrics(
-  paths: RunPaths,
-): Promise<readonly { readonly globalStep: number; readonly line: string }[]> {
-  const text = await readFile(paths.metrics, "utf8").catch((error: NodeJS.ErrnoException) => {
-    if (error.code === "ENOENT") return "";
-    throw error;
-  });
-  return text.split("\n").flatMap((line) => {
-    try {
-      const { globalStep } = JSON.parse(line) as { readonly globalStep?: unknown };
-      return typeof globalStep === "number" ? [{ globalStep, line }] : [];
-    } catch {
-      return [];
-    }
-  });
-}
-
-/**
- * Drops a torn last line, and lines of steps after `globalStep`: the run writes them again.
- *
- * @returns The last step that is left, 0 if none is.
- */
-export async function trimMetrics(paths: RunPaths, globalStep = Infinity): Promise<number> {
-  const kept = (await readMetrics(paths)).filter((entry) => entry.globalStep <= globalStep);
-  await replaceFile(paths.metrics, kept.map(({ line }) => `${line}\n`).join(""));
-  return kept.at(-1)?.globalStep ?? 0;
-}
-
-/** Adds lines of steps after the last one that is there, and drops a torn last line. */
-export async function addMetrics(
-  paths: RunPaths,
-  lines: readonly { readonly globalStep: number }[],
-): Promise<void> {
-  const kept = await readMetrics(paths);
-  const last = kept.at(-1)?.globalStep ?? 0;
-  const added = lines.filter(({ globalStep }) => globalStep > last).map((line) => JSON.stringify(line));
-  if (added.length === 0) return;
-  await replaceFile(paths.metrics, [...kept.map(({ line }) => line), ...added, ""].join("\n"));
 }

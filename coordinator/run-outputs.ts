@@ -4,8 +4,8 @@
  *
  * @module
  */
-import { mkdir, stat } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Piscina } from "piscina";
 import type { RunConfig } from "../shared/config.ts";
@@ -20,18 +20,19 @@ import { SAMPLE_COUNT } from "../shared/samples.ts";
 import type { SavedCheckpoint } from "./checkpoint-store.ts";
 import { freeBytes, listCheckpoints, megabytes } from "./checkpoint-store.ts";
 import type { Dataset } from "./dataset/dataset.ts";
+import { replaceFile } from "./durable-file.ts";
+import type { HeldRun } from "./held-run.ts";
 import { LineFile } from "./line-file.ts";
+import { trimMetrics } from "./metrics-file.ts";
 import { gridPng } from "./picture.ts";
 import type { CheckpointTask } from "./pool-tasks.ts";
 import type { Reporter } from "./reporter.ts";
-import type { RunPaths } from "./run-directory.ts";
-import { replaceFile, storeConfig, trimMetrics } from "./run-directory.ts";
 
 export interface RunOutputsOptions {
   readonly config: RunConfig;
   readonly dataset: Dataset;
   readonly model: Model;
-  readonly paths: RunPaths;
+  readonly run: HeldRun;
   readonly pool: Piscina;
   readonly reporter: Reporter;
   /** Step of the checkpoint that the run was resumed from, or null. */
@@ -78,18 +79,19 @@ export class RunOutputs {
   #isSpaceLow = false;
 
   constructor(options: RunOutputsOptions) {
-    const { paths, reporter, savedStep, recordedStep } = options;
+    const { run, reporter, savedStep, recordedStep } = options;
     this.#options = options;
     this.#recordedStep = recordedStep;
     this.#savedStep = savedStep;
     this.#receivedState = savedStep;
     this.#receivedPicture = savedStep;
-    this.#metrics = new LineFile(paths.metrics, (text) => reporter.log("warn", text));
+    this.#metrics = new LineFile(run.paths.metrics, run.isOurs, (text) => reporter.log("warn", text));
   }
 
   /** Warns if the file system has no room for the checkpoints that this run will keep. */
   async checkSpace(): Promise<void> {
-    const { config, model, paths, reporter } = this.#options;
+    const { config, model, reporter } = this.#options;
+    const { paths } = this.#options.run;
     const free = await freeBytes(paths.checkpoints);
     const numStored = (await listCheckpoints(paths.checkpoints)).length;
     const each = 12 * (model.generator.numParameters + model.discriminator.numParameters);
@@ -130,7 +132,7 @@ export class RunOutputs {
   rewind(globalStep: number): void {
     this.#recordedStep = Math.min(this.#recordedStep, globalStep);
     this.#metrics.change(async () => {
-      await trimMetrics(this.#options.paths, globalStep);
+      await trimMetrics(this.#options.run.paths.metrics, globalStep);
       this.#recordedStep = Math.min(this.#recordedStep, globalStep);
     });
   }
@@ -142,7 +144,7 @@ export class RunOutputs {
    * @throws {ProtocolError} If a frame is missing or of the wrong size, or the numbers of updates are not those of the step.
    */
   saveState(message: Extract<WorkerBulkMessage, { type: "state" }>, payload: readonly Buffer[]): void {
-    const { config, dataset, model, paths, reporter } = this.#options;
+    const { config, dataset, model, run, reporter } = this.#options;
     const lengths = [model.generator, model.discriminator].flatMap((n) =>
       Array<number>(3).fill(n.numParameters),
     );
@@ -160,8 +162,10 @@ export class RunOutputs {
     if (this.#hasGivenUp || (this.#receivedState === globalStep && this.#savedStep === globalStep)) return;
     this.#receivedState = globalStep;
     const task: CheckpointTask = {
-      directory: paths.checkpoints,
+      directory: run.paths.checkpoints,
       keep: config.keepCheckpoints,
+      lock: run.paths.lock,
+      hold: run.hold,
       vectors,
       generatorSteps: message.generatorSteps,
       discriminatorSteps: message.discriminatorSteps,
@@ -216,13 +220,16 @@ export class RunOutputs {
 
   /** The last one of a run is tried several times: the workers keep their state meanwhile. */
   async #writeCheckpoint(task: CheckpointTask): Promise<void> {
-    const { config, isLast, onGivenUp, paths, pool, reporter } = this.#options;
+    const { config, isLast, onGivenUp, run, pool, reporter } = this.#options;
+    const { paths } = run;
     const { globalStep } = task.meta;
-    await this.#metrics.flush();
+    // After a power cut there must be no checkpoint whose steps the metrics lack.
+    await this.#metrics.sync();
     for (let numTries = 1; ; numTries++) {
       try {
-        await this.#restoreFolder();
+        if (!(await run.restore())) return;
         const saved = (await pool.run(task, { name: "writeCheckpoint" })) as SavedCheckpoint;
+        await run.setSaved(globalStep);
         this.#savedStep = globalStep;
         this.#numFailures = 0;
         this.#unsaved = null;
@@ -231,6 +238,7 @@ export class RunOutputs {
         this.#watchSpace(saved.freeBytes, task);
         return;
       } catch (error) {
+        if (!(await run.isOurs().catch(() => true))) return;
         const newest =
           this.#savedStep === null
             ? "No checkpoint has been written yet"
@@ -258,21 +266,9 @@ export class RunOutputs {
     }
   }
 
-  /** A checkpoint is of use only beside the configuration: a folder that was deleted is made again. */
-  async #restoreFolder(): Promise<void> {
-    const { config, paths, reporter } = this.#options;
-    const isThere = await stat(paths.config).then(
-      () => true,
-      (error: NodeJS.ErrnoException) => error.code !== "ENOENT",
-    );
-    if (isThere) return;
-    await mkdir(dirname(paths.config), { recursive: true });
-    await storeConfig(paths, config);
-    reporter.log("warn", `${paths.config} was gone and is written again`);
-  }
-
   #watchSpace(free: number | null, { vectors }: CheckpointTask): void {
-    const { paths, reporter } = this.#options;
+    const { run, reporter } = this.#options;
+    const { paths } = run;
     const each = vectors.reduce((sum, { byteLength }) => sum + byteLength, 0);
     const isLow = free !== null && free < LOW_SPACE * each;
     if (isLow && !this.#isSpaceLow) {
@@ -284,7 +280,8 @@ export class RunOutputs {
 
   /** @param payload One frame, (64, 784) uint8. @throws {ProtocolError} If its size is wrong. */
   savePicture(globalStep: number, payload: readonly Buffer[]): void {
-    const { config, dataset, paths, reporter } = this.#options;
+    const { config, dataset, run, reporter } = this.#options;
+    const { paths } = run;
     if (payload.length !== 1 || payload[0].byteLength !== SAMPLE_COUNT * dataset.imagePixels) {
       throw new ProtocolError("Cannot use samples as their size is wrong");
     }
@@ -295,6 +292,7 @@ export class RunOutputs {
     const path = join(paths.samples, `step-${String(globalStep).padStart(8, "0")}${suffix}.png`);
     this.#enqueue(async () => {
       try {
+        if (!(await run.isOurs())) return;
         await mkdir(paths.samples, { recursive: true });
         await replaceFile(path, gridPng(payload[0], IMAGE_SIDE));
         reporter.log("info", `Samples of step ${globalStep}: ${path}`);

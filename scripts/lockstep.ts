@@ -11,7 +11,7 @@ import type { Argv } from "yargs";
 import yargs from "yargs";
 import { hideBin } from "yargs/helpers";
 import { MAX_SHARDS } from "../shared/config.ts";
-import { CheckpointError, DatasetError, describeError, UsageError } from "../shared/errors.ts";
+import { CheckpointError, DatasetError, describeError, RunLostError, UsageError } from "../shared/errors.ts";
 import { columnsOf, kebab } from "../shared/text.ts";
 import { PACKAGE_VERSION } from "../shared/version.ts";
 import { configFileWords } from "./commands/config-file.ts";
@@ -31,6 +31,7 @@ import {
   SHELL_OPTIONS,
   STATUS_OPTIONS,
   STOP_OPTIONS,
+  TRAIN_BIND,
   WORKER_OPTIONS,
 } from "./commands/options.ts";
 import { PLAIN_PARSING, plainWords } from "./plain-words.ts";
@@ -66,7 +67,7 @@ const parser = yargs()
     "Train with worker processes on this machine",
     (command) =>
       runOptions(command)
-        .default("bind", "tcp://127.0.0.1:*")
+        .default("bind", TRAIN_BIND)
         .example("$0 train", "Reference model, as many workers as cores")
         .example("$0 train --workers 4 --epochs 20 --dataset mnist", "Real MNIST, 20 epochs")
         .example("$0 train --resume --workers 2", "Continue the newest run with two workers, same bits")
@@ -237,7 +238,10 @@ try {
   await parser.parseAsync(plainWords(words, flags, (typed) => configFileWords(typed, flags)));
 } catch (error) {
   const expected =
-    error instanceof UsageError || error instanceof DatasetError || error instanceof CheckpointError;
+    error instanceof UsageError ||
+    error instanceof DatasetError ||
+    error instanceof CheckpointError ||
+    error instanceof RunLostError;
   console.error(`lockstep: ${expected ? describeError(error) : ((error as Error).stack ?? String(error))}`);
   exit(error instanceof UsageError ? 2 : 1);
 }
@@ -255,6 +259,7 @@ async function trainWith(argv: RunArguments, launch: boolean): Promise<void> {
       flags: givenFlags(argv),
       runDir: argv.runDir ?? null,
       resume: argv.resume ?? false,
+      restart: argv.restart ?? false,
       logFormat: argv.logFormat,
       bind: String(argv.bind),
       key: argv.key ?? null,

@@ -31,6 +31,11 @@ export class CheckpointError extends Error {
   }
 }
 
+/** Another process has taken over the run that this one coordinated. Printed without a stack. */
+export class RunLostError extends Error {
+  override name = "RunLostError";
+}
+
 /** A data file is missing, truncated, corrupt or of the wrong kind. */
 export class DatasetError extends Error {
   override name = "DatasetError";

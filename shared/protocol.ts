@@ -184,6 +184,17 @@ export type WorkerMessage = z.infer<typeof WorkerMessageSchema>;
 const PeerSchema = z.strictObject({ rank, workerId: id, data: DataAddressSchema });
 export type Peer = z.infer<typeof PeerSchema>;
 
+/** The run's folder on the coordinator's host, for a worker that is left alone. */
+const FolderSchema = z.strictObject({
+  /** Absolute path of its checkpoints. */
+  checkpoints: text,
+  /** Of the run: at the same path there may be another one by then. */
+  identity: id,
+  /** Of the coordinator's hold of the run: another one may have it by then. */
+  hold: id,
+});
+export type RunFolder = z.infer<typeof FolderSchema>;
+
 const StartSchema = z.strictObject({
   type: z.literal("start"),
   /** Id of the coordinator's process, which counts generations. */
@@ -202,8 +213,7 @@ const StartSchema = z.strictObject({
   /** Images in the data set, from which epochs follow. */
   numImages: index.min(1),
   dataset: z.strictObject({ name: text, sha256: hash }),
-  /** The run's folder of checkpoints on the coordinator's host, for a worker that is left alone. */
-  checkpoints: text,
+  folder: FolderSchema,
   /** Whence the receiver takes the state: its own, a peer's (data plane), a checkpoint's (bulk plane), or the seed. */
   stateFrom: z.enum(["own", "peer", "checkpoint", "seed"]),
   /** Ranks to which the receiver sends its state. */

@@ -27,7 +27,7 @@ import { comparePositions, parseCoordinatorBulkMessage } from "../shared/protoco
 import { largestNode } from "../shared/sharding.ts";
 import { BatchQueue } from "./batch-queue.ts";
 import type { DataPlane } from "./data-plane.ts";
-import { saveEmergencyCheckpoint, saveReports } from "./emergency-checkpoint.ts";
+import { saveInEmergency } from "./emergency-checkpoint.ts";
 import type { Engine } from "./engine/engine.ts";
 import { loadEngine } from "./engine/engine.ts";
 import type { HostMemory } from "./host-memory.ts";
@@ -152,24 +152,14 @@ export class Trainer {
       own.progress.phase === 0 && ["batch", "finished"].includes(this.#position.phase);
     for (let i = 0; i < 30 && !isBetweenSteps(); i++) await sleep(100);
     await this.stop();
-    const said: string[] = [];
-    let isSaved = false;
-    try {
-      await saveReports(start, this.#options.reports());
-    } catch (error) {
-      said.push(`Its last metrics could not be saved: ${describeError(error)}`);
-    }
-    if (own.progress.phase !== 0) said.push("Its state is in the middle of a step and cannot be saved");
-    else {
-      try {
-        const state = trainingState(own.model, own.replica, own.engine.order);
-        said.push(await saveEmergencyCheckpoint(start, own.model, state, own.progress.globalStep));
-        isSaved = true;
-      } catch (error) {
-        said.push(`Its state could not be saved: ${describeError(error)}`);
-      }
-    }
-    return { isSaved, text: said.join(". ") };
+    const { globalStep, phase } = own.progress;
+    return saveInEmergency(start, {
+      reports: this.#options.reports(),
+      model: own.model,
+      globalStep,
+      state: phase === 0 ? trainingState(own.model, own.replica, own.engine.order) : null,
+      say: this.#options.log,
+    });
   }
 
   /** Takes in a message of the bulk plane. @throws {ProtocolError} If it is malformed. */

@@ -5,10 +5,9 @@
  *
  * @module
  */
-import { existsSync } from "node:fs";
 import { randomUUID } from "node:crypto";
 import { hostname } from "node:os";
-import { dirname, join, resolve } from "node:path";
+import { join, resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import type { Dealer } from "zeromq";
 import { runPaths } from "../coordinator/run-directory.ts";
@@ -29,6 +28,7 @@ import { RUNTIME_DESCRIPTION } from "../shared/runtime.ts";
 import { dealer, parseEndpoint, receiveAll } from "../shared/sockets.ts";
 import { WakingClock } from "../shared/waking-clock.ts";
 import { DataPlane } from "./data-plane.ts";
+import { runOf } from "./emergency-checkpoint.ts";
 import { localAddressTowards } from "./local-address.ts";
 import { Pulse } from "./pulse.ts";
 import type { Outcome, SessionConfig, SessionEffect, SessionInput, SessionState } from "./session.ts";
@@ -224,13 +224,13 @@ class Worker {
     this.#input({ type: "broken", reason, byEngine: false });
   }
 
-  /** For a run that has died: into the run's folder, or, on another host, into the working directory. */
+  /** For a run that has died: into its folder, or, where that is not here or another's, into the working directory. */
   async writeEvents(): Promise<void> {
     const { start } = this.#session;
     if (start === null) return;
+    const root = await runOf(start.folder);
     const name = `${this.#options.workerId.replace(/[^\w.-]/g, "_")}-${process.pid}.ndjson`;
-    const root = dirname(start.checkpoints);
-    const path = existsSync(root) ? join(runPaths(root).events, name) : resolve(`lockstep-events-${name}`);
+    const path = root === null ? resolve(`lockstep-events-${name}`) : join(runPaths(root).events, name);
     await this.#events.write(path).then(
       () => this.#options.log(`The last protocol events are in ${path}`),
       (error: unknown) => this.#options.log(`Cannot write the last events: ${describeError(error)}`),

@@ -111,7 +111,7 @@ function begin(
         endStep,
         numImages: config.numImages,
         dataset: config.dataset,
-        checkpoints: config.checkpoints,
+        folder: config.folder,
         stateFrom,
         stateTo: rank === source ? behind : [],
         bulkPort: config.bulkPort,

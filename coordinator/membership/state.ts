@@ -10,6 +10,7 @@ import type {
   DataAddress,
   Position,
   ProcessId,
+  RunFolder,
   StepMetrics,
   StepReport,
   Timing,
@@ -28,11 +29,11 @@ export interface MembershipConfig {
   readonly endStep: number;
   readonly numImages: number;
   readonly dataset: { readonly name: string; readonly sha256: string };
-  /** Absolute path of the folder of checkpoints. */
-  readonly checkpoints: string;
+  /** The run's folder. */
+  readonly folder: RunFolder;
   readonly bulkPort: number;
-  /** Control endpoint, for advice to the user. */
-  readonly endpoint: string;
+  /** What starts one more worker, for advice to the user. */
+  readonly joinCommand: string;
   /** Worker processes that this machine starts at first. */
   readonly localWorkers: readonly WorkerId[];
 }

@@ -68,7 +68,7 @@ export function explained(state: MembershipState, nowMs: number, config: Members
     const wanted = state.generation > 0 ? config.run.minWorkers : state.wanted;
     return say(
       "info",
-      `Waiting for ${wanted - state.members.length} of ${wanted} workers (for ${since}). To add one: npx lockstep worker --coordinator ${config.endpoint}`,
+      `Waiting for ${wanted - state.members.length} of ${wanted} workers (for ${since}). To add one: ${config.joinCommand}`,
     );
   }
   if (state.status === "trained") return say("info", `Waiting for the last checkpoint (for ${since})`);

@@ -5,6 +5,7 @@
  * @module
  */
 import { availableParallelism } from "node:os";
+import { resolve } from "node:path";
 import type { Options } from "yargs";
 import type { RunConfig } from "../../shared/config.ts";
 import {
@@ -274,7 +275,14 @@ export const SHELL_OPTIONS = {
   resume: {
     group: LENGTH,
     type: "boolean",
-    describe: "Continue the run in --run-dir (else the newest in ./runs) from its newest whole checkpoint",
+    describe:
+      "Continue the run in --run-dir (else the one in ./runs that was trained last) from its newest whole checkpoint",
+  },
+  restart: {
+    group: LENGTH,
+    type: "boolean",
+    implies: "resume",
+    describe: "With --resume, where the run's checkpoints are gone: train again from step 0",
   },
   "log-format": {
     group: LENGTH,
@@ -297,6 +305,9 @@ export const SHELL_OPTIONS = {
     describe: "YAML or JSON file with any of these flags, beneath those of the command line",
   },
 } as const satisfies Record<string, Options>;
+
+/** Where `lockstep train` listens unless told: its workers are on this machine. */
+export const TRAIN_BIND = "tcp://127.0.0.1:*";
 
 export const WORKER_OPTIONS = {
   coordinator: {
@@ -417,9 +428,11 @@ const camel = (flag: string): string =>
 /** The run flags that were given, by camelCase name. */
 export function givenFlags(argv: Readonly<Record<string, unknown>>): Readonly<Record<string, unknown>> {
   const names = Object.keys(RUN_OPTIONS).map(camel);
-  return Object.fromEntries(
+  const given = Object.fromEntries(
     names.filter((name) => argv[name] !== undefined).map((name) => [name, argv[name]]),
   );
+  // It is stored, and the run may be resumed from another folder.
+  return typeof given.dataDir === "string" ? { ...given, dataDir: resolve(given.dataDir) } : given;
 }
 
 /**

@@ -4,6 +4,8 @@
  *
  * @module
  */
+import { hostname } from "node:os";
+import { resolve } from "node:path";
 import { Coordinator } from "../../coordinator/coordinator.ts";
 import { loadNewest, removeTemporaries, stateOf } from "../../coordinator/checkpoint-store.ts";
 import type { Dataset } from "../../coordinator/dataset/dataset.ts";
@@ -14,29 +16,23 @@ import { assignGpus, planLocalWorkers, selectGpus } from "../../coordinator/loca
 import { lockstepCommand } from "../../coordinator/runtime-command.ts";
 import type { LogFormat } from "../../coordinator/reporter.ts";
 import { Reporter } from "../../coordinator/reporter.ts";
-import type { RunPaths } from "../../coordinator/run-directory.ts";
-import {
-  createRun,
-  defaultRunDirectory,
-  newestRun,
-  runPaths,
-  storeConfig,
-  storedConfig,
-  trimMetrics,
-} from "../../coordinator/run-directory.ts";
-import { lockRun } from "../../coordinator/run-lock.ts";
+import type { HeldRun } from "../../coordinator/held-run.ts";
+import { holdNewRun, holdRun } from "../../coordinator/held-run.ts";
+import { lastRecordedStep, trimMetrics } from "../../coordinator/metrics-file.ts";
+import { checkNoRun, lastTrainedRun, storedConfig } from "../../coordinator/run-directory.ts";
 import type { TrainingState } from "../../shared/checkpoint.ts";
 import type { RunConfig } from "../../shared/config.ts";
 import { parseRunConfig, totalSteps, trainingConfig, trainingDifferences } from "../../shared/config.ts";
+import { shellCommand } from "../../shared/command-line.ts";
 import { requireKey } from "../../shared/door.ts";
-import { CheckpointError, UsageError } from "../../shared/errors.ts";
+import { CheckpointError, DatasetError, UsageError } from "../../shared/errors.ts";
 import { IMAGE_PIXELS } from "../../shared/image.ts";
 import type { NamedKey, RunKey } from "../../shared/keys.ts";
 import { fingerprint, keyOf } from "../../shared/keys.ts";
 import { MODELS } from "../../shared/nn/models.ts";
 import { isLoopback, parseEndpoint } from "../../shared/sockets.ts";
 import { chooseEngine, requireEngine } from "./engines.ts";
-import { describeConfig, resolveConfig } from "./options.ts";
+import { describeConfig, resolveConfig, TRAIN_BIND } from "./options.ts";
 import type { Signal } from "./signals.ts";
 import { EXIT_AGAIN, exitCodeOf, signals } from "./signals.ts";
 
@@ -45,6 +41,8 @@ export interface TrainOptions {
   readonly flags: Readonly<Record<string, unknown>>;
   readonly runDir: string | null;
   readonly resume: boolean;
+  /** Whether a resumed run whose checkpoints are gone begins again at step 0. */
+  readonly restart: boolean;
   readonly logFormat: LogFormat;
   /** Control endpoint to listen on. */
   readonly bind: string;
@@ -76,36 +74,45 @@ export async function train(options: TrainOptions): Promise<number> {
   const reporter = new Reporter(options.logFormat);
   const named = keyOf(options.key);
   checkBind(options, named?.key ?? null, reporter);
-  const root = options.runDir ?? (options.resume ? await newestRun() : defaultRunDirectory(new Date()));
-  const stored = options.resume ? await storedConfig(root) : null;
+  const root = options.runDir ?? (options.resume ? await lastTrainedRun() : null);
+  const stored = options.resume && root !== null ? await storedConfig(root) : null;
+  // What is wrong is said before engines and data are tried; nothing is made yet.
+  if (stored === null && root !== null) await checkNoRun(root);
   const { config: wanted, gpus } = await resolveMachine(options, stored, reporter);
-  if (stored !== null) checkResumable(stored, wanted, root);
+  if (stored !== null && root !== null) checkResumable(stored, wanted, root);
   // A runtime that is not here must not leave an empty run behind.
   if (options.launch) for (const { runtime } of planLocalWorkers(wanted, gpus)) lockstepCommand(runtime);
-  const dataset = await load(wanted, reporter);
+  const dataset = await load(wanted, stored !== null && options.flags.dataDir === undefined, reporter);
   const config = parseRunConfig({ ...wanted, dataset: dataset.name });
   const endStep = totalSteps(config, dataset.numImages);
-  // Until here a signal ends the process at once.
+  const say = (level: "info" | "warn", text: string): void => reporter.log(level, text);
+  const isNew = stored === null || root === null;
+  // Until here a signal ends the process at once: so it does while a lock is watched, but no folder may be left behind.
+  if (isNew) signals.defer();
+  const run = isNew ? await holdNewRun(root, say) : await holdRun(root, say);
   signals.defer();
-  const paths = stored === null ? await createRun(root, config) : runPaths(root);
-  const unlock = await lockRun(paths);
   try {
-    const checkpoint = stored === null ? null : await resumeFrom(paths, config, dataset, endStep, reporter);
-    if (stored !== null) await storeConfig(paths, config);
+    const checkpoint =
+      stored === null ? null : await resumeFrom(run, config, dataset, endStep, options, reporter);
     // Workers may hold more than the checkpoint: what is recorded is forgotten only when training goes back.
-    const recordedStep = await trimMetrics(paths);
-    reporter.openFile(paths.log);
-    reporter.log(
-      "info",
-      `Run in ${root}, steps ${checkpoint?.globalStep ?? 0} to ${endStep}:\n${describeConfig(config)}`,
-    );
-    if (named !== null) reporter.log("info", `All connections need key ${fingerprint(named.key)}`);
+    const recordedStep = await lastRecordedStep(run.paths.metrics);
+    const onBound = async (): Promise<void> => {
+      await run.begin(config);
+      await trimMetrics(run.paths.metrics);
+      reporter.openFile(run.paths.log, run.isOurs);
+      reporter.log(
+        "info",
+        `Run in ${run.paths.root}, steps ${checkpoint?.globalStep ?? 0} to ${endStep}:\n${describeConfig(config)}`,
+      );
+      if (named !== null) reporter.log("info", `All connections need key ${fingerprint(named.key)}`);
+    };
     return await runToEnd(options, {
-      ...{ named, config, dataset, paths, endStep, checkpoint, recordedStep, reporter, gpus },
+      ...{ named, config, dataset, run, endStep, checkpoint, recordedStep, onBound, reporter, gpus },
+      joinCommand: (endpoint) => joinCommand(endpoint, options, named),
     });
   } finally {
     await reporter.close();
-    await unlock();
+    await run.release();
   }
 }
 
@@ -124,9 +131,10 @@ function checkBind({ bind, insecure }: TrainOptions, key: RunKey | null, reporte
   );
 }
 
-async function load(config: RunConfig, reporter: Reporter): Promise<Dataset> {
+/** @param isStored Whether the run has named the data, and the user has not. */
+async function load(config: RunConfig, isStored: boolean, reporter: Reporter): Promise<Dataset> {
   let shownPercent = -1;
-  const dataset = await loadDataset({
+  const loading = loadDataset({
     dataset: config.dataset,
     dataDir: config.dataDir,
     verify: config.verifyData,
@@ -138,6 +146,12 @@ async function load(config: RunConfig, reporter: Reporter): Promise<Dataset> {
       shownPercent = percent;
       reporter.log("info", `Downloading ${file}: ${percent} % of ${(total / 1e6).toFixed(1)} MB`);
     },
+  });
+  const dataset = await loading.catch((error: unknown) => {
+    if (!(error instanceof DatasetError) || !isStored || config.dataDir === null) throw error;
+    throw new DatasetError(
+      `${error.message}; if the run's data have moved, name their folder with --data-dir`,
+    );
   });
   reporter.log("info", `Data: ${dataset.numImages} images, ${dataset.source}`);
   return dataset;
@@ -152,12 +166,14 @@ function checkResumable(stored: RunConfig, wanted: RunConfig, root: string): voi
 }
 
 async function resumeFrom(
-  paths: RunPaths,
+  run: HeldRun,
   config: RunConfig,
   dataset: Dataset,
   endStep: number,
+  { restart }: TrainOptions,
   reporter: Reporter,
 ): Promise<Resumed | null> {
+  const { paths, savedStep } = run;
   await removeTemporaries(paths.checkpoints);
   const model = MODELS[config.model]({ latentDim: config.latentDim, imagePixels: IMAGE_PIXELS });
   let loaded;
@@ -167,10 +183,20 @@ async function resumeFrom(
     );
   } catch (error) {
     if (!(error instanceof CheckpointError) || error.reason !== "none") throw error;
+    if (savedStep !== null && !restart) {
+      throw new UsageError(
+        `Cannot resume ${paths.root} as its checkpoints are gone, the newest of step ${savedStep}: put them back into ${paths.checkpoints}, or add --restart to train again from step 0`,
+      );
+    }
     reporter.log("warn", `${error.message}: the run begins again at step 0`);
     return null;
   }
   const { manifest, path } = loaded;
+  if (restart) {
+    throw new UsageError(
+      `Cannot restart ${paths.root} as it has the checkpoint ${path}: leave --restart away to go on from it, or begin a run with another --run-dir`,
+    );
+  }
   if (manifest.dataset.sha256 !== dataset.sha256) {
     throw new UsageError(
       `Cannot resume ${paths.root} on other data: the checkpoint was trained on ${manifest.dataset.name} (SHA-256 ${manifest.dataset.sha256}), this is ${dataset.name} (${dataset.sha256})`,
@@ -187,6 +213,12 @@ async function resumeFrom(
   }
   const state = stateOf(loaded, model);
   const { globalStep } = manifest;
+  if (savedStep !== null && globalStep < savedStep) {
+    reporter.log(
+      "warn",
+      `The checkpoint of step ${savedStep} is gone or damaged: going on from step ${globalStep}`,
+    );
+  }
   if (globalStep >= endStep) {
     throw new UsageError(
       `Cannot train further as the run is at step ${globalStep} and ends at ${endStep}: raise --epochs or --max-steps`,
@@ -196,21 +228,46 @@ async function resumeFrom(
   return { globalStep, state };
 }
 
+/** What a user starts one more worker with. An address of all interfaces is none that others can connect to. */
+function joinCommand(endpoint: string, { insecure }: TrainOptions, named: NamedKey | null): string {
+  const address = endpoint.replace(/\/\/(0\.0\.0\.0|\[::\]):/, `//${hostname()}:`);
+  return shellCommand(["lockstep", "worker", "--coordinator", address, ...doorFlags(named, insecure)]);
+}
+
+/** What continues a run, from any working directory, where its workers may still look for it. */
+function resumeCommand(
+  { bind, insecure, launch }: TrainOptions,
+  root: string,
+  named: NamedKey | null,
+): string {
+  const listening = launch && bind === TRAIN_BIND ? [] : ["--bind", bind];
+  const words = [launch ? "train" : "coordinator", "--resume", "--run-dir", resolve(root), ...listening];
+  return shellCommand(["lockstep", ...words, ...doorFlags(named, insecure)]);
+}
+
+function doorFlags(named: NamedKey | null, insecure: boolean): readonly string[] {
+  if (named !== null) return ["--key", resolve(named.file)];
+  return insecure ? ["--insecure"] : [];
+}
+
 interface Prepared {
   readonly named: NamedKey | null;
   readonly config: RunConfig;
   readonly dataset: Dataset;
-  readonly paths: RunPaths;
+  readonly run: HeldRun;
   readonly endStep: number;
   readonly checkpoint: Resumed | null;
   readonly recordedStep: number;
+  readonly onBound: () => Promise<void>;
+  readonly joinCommand: (endpoint: string) => string;
   readonly reporter: Reporter;
   /** GPUs of the local workers, as indices into those that the engine can use. */
   readonly gpus: readonly number[];
 }
 
-async function runToEnd({ bind, launch, insecure }: TrainOptions, prepared: Prepared): Promise<number> {
-  const { named, config, paths, reporter, gpus } = prepared;
+async function runToEnd(options: TrainOptions, prepared: Prepared): Promise<number> {
+  const { bind, launch, insecure } = options;
+  const { named, config, run, reporter, gpus } = prepared;
   let workers: LocalWorkers | null = null;
   let signalled: Signal | null = null;
   const localWorkers = launch ? localWorkerIds(config.workers) : [];
@@ -221,9 +278,8 @@ async function runToEnd({ bind, launch, insecure }: TrainOptions, prepared: Prep
     localWorkers,
     onListening: (endpoint, onExit) => {
       if (!launch) {
-        const flags =
-          named === null ? (insecure ? " --insecure" : "") : " --key FILE, its copy of the key file";
-        reporter.log("info", `On each machine: npx lockstep worker --coordinator ${endpoint}${flags}`);
+        const where = named === null ? "On each machine" : "On each machine, with its copy of the key file";
+        reporter.log("info", `${where}: ${prepared.joinCommand(endpoint)}`);
         return;
       }
       const plan = planLocalWorkers(config, gpus);
@@ -256,7 +312,7 @@ async function runToEnd({ bind, launch, insecure }: TrainOptions, prepared: Prep
   try {
     const outcome = await coordinator.run();
     await (workers as LocalWorkers | null)?.stop(outcome.ok ? STOP_GRACE_MS : SAVE_GRACE_MS);
-    const resume = `npx lockstep ${launch ? "train" : "coordinator"} --resume --run-dir ${paths.root}`;
+    const resume = resumeCommand(options, run.paths.root, named);
     if (!outcome.ok) {
       reporter.log("error", outcome.reason);
       const advice =
@@ -268,7 +324,7 @@ async function runToEnd({ bind, launch, insecure }: TrainOptions, prepared: Prep
     }
     const isComplete = outcome.globalStep >= prepared.endStep;
     const saved = isComplete || outcome.savedStep === null ? "" : ", saved";
-    reporter.log("info", `${outcome.reason}${saved}. Results in ${paths.root}`);
+    reporter.log("info", `${outcome.reason}${saved}. Results in ${run.paths.root}`);
     if (isComplete) return 0;
     if (outcome.savedStep !== null) reporter.log("info", `To continue: ${resume}`);
     if (signalled !== null) return exitCodeOf(signalled);

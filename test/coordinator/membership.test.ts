@@ -16,9 +16,9 @@ const config: MembershipConfig = {
   endStep: 10,
   numImages: 60_000,
   dataset: { name: "mnist", sha256: "ab" },
-  checkpoints: "/run/checkpoints",
+  folder: { checkpoints: "/run/checkpoints", identity: "i", hold: "h" },
   bulkPort: 2,
-  endpoint: "tcp://127.0.0.1:1",
+  joinCommand: "npx lockstep worker --coordinator tcp://127.0.0.1:1",
   localWorkers: [],
 };
 

@@ -68,7 +68,12 @@ export const CONTROL_ANSWERS: readonly CoordinatorMessage[] = [
   {
     ...{ type: "start", term: "t", generation: 1, rank: 0, worldSize: 1 },
     ...{ peers: [{ rank: 0, workerId: "a", data }], runId: "r", position, endStep: 9, numImages: 10 },
-    ...{ dataset: { name: "mnist", sha256: "0" }, checkpoints: "/c", stateFrom: "seed", stateTo: [] },
+    ...{
+      dataset: { name: "mnist", sha256: "0" },
+      folder: { checkpoints: "/c", identity: "i", hold: "h" },
+      stateFrom: "seed",
+      stateTo: [],
+    },
     ...{ bulkPort: 1, config: parseRunConfig({ workers: 1 }) },
   },
   { type: "exit", again: true },

@@ -9,7 +9,7 @@ import t from "tap";
 import { Coordinator } from "../../coordinator/coordinator.ts";
 import { loadDataset } from "../../coordinator/dataset/dataset.ts";
 import { Reporter } from "../../coordinator/reporter.ts";
-import { createRun } from "../../coordinator/run-directory.ts";
+import { holdNewRun } from "../../coordinator/held-run.ts";
 import { parseRunConfig } from "../../shared/config.ts";
 import { CLI, goneProcesses, metricsOf, run, Running, start } from "./processes.ts";
 
@@ -187,11 +187,14 @@ t.test("a request to stop that comes before a coordinator listens is not lost", 
     ...{ dataset: "synthetic", dataDir: null, verify: true },
     ...{ onLog: () => undefined, onProgress: () => undefined },
   });
-  const paths = await createRun(join(t.testdir(), "run"), config);
+  const held = await holdNewRun(join(t.testdir(), "run"), () => undefined);
+  t.teardown(() => held.release());
   let numStarted = 0;
   const coordinator = new Coordinator({
-    ...{ config, dataset, paths, bind: "tcp://127.0.0.1:*", key: null, endStep: 10, checkpoint: null },
+    ...{ config, dataset, run: held, bind: "tcp://127.0.0.1:*", key: null, endStep: 10, checkpoint: null },
     ...{ recordedStep: 0, reporter: new Reporter("json"), localWorkers: ["worker-0"] },
+    onBound: () => held.begin(config),
+    joinCommand: () => "",
     onListening: () => void (numStarted += 1),
     onLaunch: () => undefined,
     onKill: () => undefined,

@@ -46,7 +46,7 @@ t.test("messages survive encoding and parsing", async (t) => {
     endStep: 10,
     numImages: 60_000,
     dataset: { name: "mnist", sha256: "ab" },
-    checkpoints: "/run/checkpoints",
+    folder: { checkpoints: "/run/checkpoints", identity: "i", hold: "h" },
     stateFrom: "peer",
     stateTo: [],
     bulkPort: 9,
@@ -76,7 +76,12 @@ t.test("a start that no run can have is refused", async (t) => {
   const start = {
     ...{ type: "start", term: "t", generation: 1, rank: 0, worldSize: 2, peers, runId: "r" },
     ...{ position: { globalStep: 4, phase: 1 }, endStep: 10, numImages: 60_000 },
-    ...{ dataset: { name: "mnist", sha256: "ab" }, checkpoints: "/c", stateFrom: "own", stateTo: [1] },
+    ...{
+      dataset: { name: "mnist", sha256: "ab" },
+      folder: { checkpoints: "/c", identity: "i", hold: "h" },
+      stateFrom: "own",
+      stateTo: [1],
+    },
     ...{ bulkPort: 9, config: parseRunConfig({ workers: 2 }) },
   };
   t.match(parseCoordinatorMessage(start), { type: "start" });

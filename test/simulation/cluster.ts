@@ -124,8 +124,12 @@ export class Cluster {
     const localWorkers = isLocal ? Array.from({ length: workers }, (_, i) => `worker-${i}`) : [];
     const config: MembershipConfig = {
       ...{ run: this.#config, term: process.name, runId: "run", codeHash: "c", endStep: this.#options.steps },
-      ...{ numImages: 1000, dataset: { name: "toy", sha256: "0" }, checkpoints: "/" },
-      ...{ bulkPort: 1, endpoint: "tcp://coordinator:1", localWorkers },
+      ...{
+        numImages: 1000,
+        dataset: { name: "toy", sha256: "0" },
+        folder: { checkpoints: "/", identity: "toy", hold: "1" },
+      },
+      ...{ bulkPort: 1, joinCommand: "npx lockstep worker", localWorkers },
     };
     this.note(`${process.name} starts`);
     const coordinator = new SimulatedCoordinator(this, process, config);

@@ -15,7 +15,13 @@ const config: SessionConfig = {
 const start = (generation: number, change: Partial<StartMessage> = {}): StartMessage => ({
   ...{ type: "start", term: "t", generation, rank: 0, worldSize: 1, peers: [], runId: "run" },
   ...{ position: { globalStep: 0, phase: 0 }, endStep: 9, numImages: 10 },
-  ...{ dataset: { name: "d", sha256: "0" }, checkpoints: "/c", stateFrom: "seed", stateTo: [], bulkPort: 2 },
+  ...{
+    dataset: { name: "d", sha256: "0" },
+    folder: { checkpoints: "/c", identity: "i", hold: "h" },
+    stateFrom: "seed",
+    stateTo: [],
+    bulkPort: 2,
+  },
   config: parseRunConfig({ workers: 1, failureTimeoutMs: 2000, orphanTimeoutMs: 20_000 }),
   ...change,
 });
