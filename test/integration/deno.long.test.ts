@@ -37,30 +37,37 @@ t.test("Deno workers, or Node and Deno workers together, give the bits of Node w
   }
 });
 
-t.test("a coordinator on Deno: same bits with workers of either runtime, Ctrl-C, and --resume", async (t) => {
-  const dir = t.testdir();
-  const calm = join(dir, "node");
-  await run([...TRAIN, "--max-steps", "60", "--workers", "2", "--run-dir", calm]);
-  const other = join(dir, "other");
-  const flags = [...TRAIN, "--max-steps", "60", "--workers", "2", "--run-dir"];
-  const whole = await startOnDeno([...flags, other, "--runtime", "node"]).finished;
-  t.equal(whole.code, 0, whole.output);
-  t.match(whole.output, /"worker-0" joined \(pid \d+ on \S+, node /);
-  t.equal(bits(other), bits(calm));
+t.test(
+  "a coordinator on Deno: same bits with workers of either runtime, SIGTERM, and --resume",
+  async (t) => {
+    const dir = t.testdir();
+    const calm = join(dir, "node");
+    await run([...TRAIN, "--max-steps", "60", "--workers", "2", "--run-dir", calm]);
+    const other = join(dir, "other");
+    const flags = [...TRAIN, "--max-steps", "60", "--workers", "2", "--run-dir"];
+    const whole = await startOnDeno([...flags, other, "--runtime", "node"]).finished;
+    t.equal(whole.code, 0, whole.output);
+    t.match(whole.output, /"worker-0" joined \(pid \d+ on \S+, node /);
+    t.equal(bits(other), bits(calm));
 
-  const stopped = join(dir, "stopped");
-  const running = startOnDeno([...flags, stopped]);
-  await running.until(/^step [1-9]/m);
-  running.child.kill("SIGTERM");
-  const { code, output } = await running.finished;
-  t.equal(code, 143, output);
-  t.match(output, /"worker-0" joined \(pid \d+ on \S+, deno /, "workers run on what the coordinator runs on");
-  t.match(output, /SIGTERM: finishing/);
-  t.equal(inspect(stopped).globalStep, Number(/Stopped at step (\d+)/.exec(output)?.[1]));
-  const rest = await startOnDeno(["train", "--resume", "--run-dir", stopped]).finished;
-  t.equal(rest.code, 0, rest.output);
-  t.equal(bits(stopped), bits(calm));
-});
+    const stopped = join(dir, "stopped");
+    const running = startOnDeno([...flags, stopped]);
+    await running.until(/^step [1-9]/m);
+    running.child.kill("SIGTERM");
+    const { code, output } = await running.finished;
+    t.equal(code, 143, output);
+    t.match(
+      output,
+      /"worker-0" joined \(pid \d+ on \S+, deno /,
+      "workers run on what the coordinator runs on",
+    );
+    t.match(output, /SIGTERM: finishing/);
+    t.equal(inspect(stopped).globalStep, Number(/Stopped at step (\d+)/.exec(output)?.[1]));
+    const rest = await startOnDeno(["train", "--resume", "--run-dir", stopped]).finished;
+    t.equal(rest.code, 0, rest.output);
+    t.equal(bits(stopped), bits(calm));
+  },
+);
 
 t.test("kill -9 of a Deno worker is healed; kill -9 of the coordinator ends Deno workers", async (t) => {
   const dir = t.testdir();
