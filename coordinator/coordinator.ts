@@ -13,6 +13,7 @@ import { maxWorkersOf, samplesPerStep, trainingConfig } from "../shared/config.t
 import type { TrainingState } from "../shared/checkpoint.ts";
 import { codeHash } from "../shared/code-hash.ts";
 import { EventRing } from "../shared/event-ring.ts";
+import { fromHere } from "../shared/endpoint.ts";
 import { describeError, ProtocolError, RunLostError, UsageError } from "../shared/errors.ts";
 import { bytesOf } from "../shared/frames.ts";
 import { IMAGE_PIXELS } from "../shared/image.ts";
@@ -207,7 +208,7 @@ export class Coordinator {
     await this.#outputs.checkSpace();
     run.watch((reason) => this.#lose(reason));
     await run
-      .setEndpoint(endpoint)
+      .setEndpoint(fromHere(endpoint))
       .catch((error: unknown) =>
         reporter.log("warn", `lockstep status and stop need this run's address: ${describeError(error)}`),
       );

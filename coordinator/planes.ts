@@ -23,7 +23,8 @@ import { decodeHeader, encodeHeader, MAX_HEADER_BYTES } from "../shared/header.t
 import { speakerOf } from "../shared/heartbeat.ts";
 import { parseControlMessage, parseWorkerBulkMessage, refusedVersion } from "../shared/protocol.ts";
 import { decodeSequence, encodeSequence, Sequences } from "../shared/sequence.ts";
-import { parseEndpoint, receiveAll, router } from "../shared/sockets.ts";
+import { parseEndpoint } from "../shared/endpoint.ts";
+import { receiveAll, router } from "../shared/sockets.ts";
 import { Doorkeeper } from "./doorkeeper.ts";
 
 /** How workers reach the planes. */

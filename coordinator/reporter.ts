@@ -6,7 +6,7 @@
  */
 import { clearLine, cursorTo } from "node:readline";
 import type { StepMetrics } from "../shared/protocol.ts";
-import { columnsOf } from "../shared/text.ts";
+import { columnsOf, plainLine } from "../shared/text.ts";
 import type { MayWrite } from "./line-file.ts";
 import { LineFile } from "./line-file.ts";
 
@@ -65,7 +65,8 @@ export class Reporter {
   }
 
   /** One line that a worker printed. */
-  worker(workerId: string, text: string): void {
+  worker(workerId: string, line: string): void {
+    const text = plainLine(line);
     if (this.#format === "json")
       this.#line(JSON.stringify({ time: new Date().toISOString(), worker: workerId, text }));
     else this.#line(`[${workerId}] ${text}`);

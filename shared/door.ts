@@ -9,7 +9,7 @@ import type { HandshakeFailure } from "./handshakes.ts";
 import { watchHandshakes } from "./handshakes.ts";
 import type { RunKey } from "./keys.ts";
 import { KEY_VARIABLE } from "./keys.ts";
-import { isLoopback } from "./sockets.ts";
+import { isIPv6Endpoint, isLoopback } from "./endpoint.ts";
 import { guard } from "./zap.ts";
 
 export interface Door {
@@ -43,6 +43,7 @@ export async function openDoor(
     guarding?.close();
   };
   try {
+    socket.ipv6 = await isIPv6Endpoint(endpoint);
     await socket.bind(endpoint);
   } catch (error) {
     close();

@@ -10,9 +10,18 @@ import { z } from "zod";
 import { checked } from "./checked.ts";
 import type { RunConfig } from "./config.ts";
 import { parseRunConfig } from "./config.ts";
+import { parseEndpoint } from "./endpoint.ts";
 import { describeError, ProtocolError } from "./errors.ts";
 import { isInRun } from "./phases.ts";
+import { isPrintable, printable } from "./text.ts";
 import { PACKAGE_VERSION, PROTOCOL_VERSION } from "./version.ts";
+
+/** Longest name of a worker. */
+export const MAX_ID_LENGTH = 200;
+
+/** Where a process of Linux finds what another one has open: its number, and that of the file. */
+export const SHARED_FILE_PATH = /^\/proc\/\d{1,10}\/fd\/\d{1,10}$/;
+export const SHARED_FILE_TOKEN = /^[0-9a-f]{32}$/;
 
 /** Name of a worker; survives a reconnect, and the process. */
 export type WorkerId = string;
@@ -25,9 +34,20 @@ const index = z
   .max(2 ** 48);
 const rank = index.max(4095);
 const port = z.int().min(1).max(65_535);
-const text = z.string().max(4096);
-const id = z.string().min(1).max(200);
-const hash = z.string().max(128);
+/** Made printable here, as it ends in logs, terminals and errors. */
+const text = z
+  .string()
+  .max(4096)
+  .transform((value) => printable(value));
+/** Names are compared, so they are refused rather than changed. */
+const name = z.string().min(1).refine(isPrintable, { error: "must have no control characters" });
+const id = name.max(MAX_ID_LENGTH);
+const hash = z
+  .string()
+  .max(128)
+  .regex(/^[\w.-]*$/);
+/** One that somebody listens on. */
+const endpoint = z.string().max(300).refine(isEndpoint, { error: "must look like tcp://host:port" });
 /** At most thirty years: as long as no process lives. */
 const milliseconds = z.number().min(0).max(1e12);
 
@@ -72,14 +92,13 @@ export type StepReport = z.infer<typeof StepReportSchema>;
 export const MAX_KEPT_REPORTS = 2000;
 
 const DataAddressSchema = z.strictObject({
-  /** tcp://host:port. */
-  endpoint: text,
+  endpoint,
   /** A file with what this worker sends, for workers on the same host; null if it has none. */
   sharedFile: z
     .strictObject({
-      path: text,
+      path: z.string().max(100).regex(SHARED_FILE_PATH),
       /** What the file begins with, so that a file of another host is not taken for it. */
-      token: text,
+      token: z.string().regex(SHARED_FILE_TOKEN),
     })
     .nullable(),
 });
@@ -186,8 +205,8 @@ export type Peer = z.infer<typeof PeerSchema>;
 
 /** The run's folder on the coordinator's host, for a worker that is left alone. */
 const FolderSchema = z.strictObject({
-  /** Absolute path of its checkpoints. */
-  checkpoints: text,
+  /** Absolute path of its checkpoints, which a change would lead elsewhere. */
+  checkpoints: z.string().max(4096),
   /** Of the run: at the same path there may be another one by then. */
   identity: id,
   /** Of the coordinator's hold of the run: another one may have it by then. */
@@ -198,7 +217,7 @@ export type RunFolder = z.infer<typeof FolderSchema>;
 const StartSchema = z.strictObject({
   type: z.literal("start"),
   /** Id of the coordinator's process, which counts generations. */
-  term: z.string().min(1).max(64),
+  term: name.max(64),
   generation: index,
   rank,
   worldSize: index.min(1),
@@ -384,13 +403,23 @@ export function refusedVersion(header: unknown): string | null {
   return `Cannot join as protocol version must be ${PROTOCOL_VERSION}: got ${protocolVersion}. Install the same version of lockstep (here ${PACKAGE_VERSION}) on all machines`;
 }
 
+function isEndpoint(value: string): boolean {
+  try {
+    return parseEndpoint(value).port !== "*";
+  } catch {
+    return false;
+  }
+}
+
 function parse<T>(schema: z.ZodType<T>, header: unknown, what: string): T {
   const result = checked(schema, header);
   if (result.ok) return result.value;
   const [issue] = result.issues;
   const { type } = (header ?? {}) as { readonly type?: unknown };
-  const name = typeof type === "string" ? type.slice(0, 40) : typeof type;
-  throw new ProtocolError(`Cannot parse ${what} "${name}" as '${issue.path}' is wrong: ${issue.message}`);
+  const kind = typeof type === "string" ? type.slice(0, 40) : typeof type;
+  throw new ProtocolError(
+    printable(`Cannot parse ${what} "${kind}" as '${issue.path}' is wrong: ${issue.message}`, 500),
+  );
 }
 
 /** @throws {ProtocolError} If a field is missing, unknown or has the wrong type. */

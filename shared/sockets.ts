@@ -23,6 +23,8 @@ interface Limits {
   readonly maxFrameBytes: number;
   /** The run's key, or null: then nothing is encrypted, and anybody may connect. */
   readonly key: RunKey | null;
+  /** Of the endpoint, for a socket that connects: see isIPv6Endpoint(). One that listens learns it when it is bound. */
+  readonly ipv6?: boolean;
 }
 
 /** Messages of one peer that wait to be read; it then has to wait, so that a flood does not fill the memory. */
@@ -72,6 +74,7 @@ export function dealer(routingId: string, limits: Limits): Dealer {
       ...RECEIVES,
       ...SENDS,
       routingId,
+      ipv6: limits.ipv6 ?? false,
       immediate: true,
       maxMessageSize: limits.maxFrameBytes,
       reconnectInterval: 100,
@@ -111,13 +114,14 @@ export function pull(limits: Limits): Pull {
   );
 }
 
-/** Sending side of the data plane, one per peer. */
-export function push(key: RunKey | null): Push {
+/** Sending side of the data plane, one per peer. @param ipv6 Of the peer's endpoint. */
+export function push(key: RunKey | null, ipv6 = false): Push {
   return keep(
     new Push({
       ...COMMON,
       ...connecting(key),
       ...SENDS,
+      ipv6,
       immediate: true,
       reconnectInterval: 100,
       sendHighWaterMark: MAX_WAITING,
@@ -153,18 +157,4 @@ export async function receiveAll(socket: Receiver, onMessage: (frames: Buffer[])
  */
 export function send(socket: Sender, frames: Frame[]): Promise<void> {
   return poller === null ? socket.send(frames) : sendPolled(poller, socket, frames);
-}
-
-/** "tcp://host:port" in parts. @throws {RangeError} If it is not such an endpoint. */
-export function parseEndpoint(endpoint: string): { readonly host: string; readonly port: string } {
-  const match = /^tcp:\/\/(\[[^\]]+\]|[^:[\]]+):(\d+|\*)$/.exec(endpoint);
-  if (match === null || (match[2] !== "*" && Number(match[2]) > 65535)) {
-    throw new RangeError(`Cannot use endpoint as it must look like tcp://host:port: got "${endpoint}"`);
-  }
-  return { host: match[1], port: match[2] };
-}
-
-/** Whether only processes of this machine reach a host that somebody listens on. A name other than localhost may be anything. */
-export function isLoopback(host: string): boolean {
-  return host === "localhost" || host === "[::1]" || /^127(\.\d{1,3}){3}$/.test(host);
 }

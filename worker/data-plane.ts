@@ -145,7 +145,7 @@ export class DataPlane {
     this.#group = group;
     for (const { rank, data } of peers) {
       if (!arePartners(peers.length, group.numShards, from, rank)) continue;
-      const socket = push(this.#key);
+      const socket = push(this.#key, data.endpoint.startsWith("tcp://["));
       try {
         socket.connect(data.endpoint);
       } catch (error) {
@@ -182,7 +182,7 @@ export class DataPlane {
     const segments = this.#exchange.stateSegments(state);
     const { endpoint } = (this.#group as PeerGroup).peers[to].data;
     // Its own socket, as the schedule may not exchange with this peer.
-    const socket = push(this.#key);
+    const socket = push(this.#key, endpoint.startsWith("tcp://["));
     socket.connect(endpoint);
     const outbox = new Outbox(socket, (error) => {
       if (!socket.closed) this.#onError(new Error(`Cannot send state to rank ${to}`, { cause: error }));

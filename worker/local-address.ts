@@ -9,19 +9,20 @@ import { BlockList, isIPv6 } from "node:net";
 import type { NetworkInterfaceInfo } from "node:os";
 import { networkInterfaces } from "node:os";
 import { describeError, UsageError } from "../shared/errors.ts";
-import { parseEndpoint } from "../shared/sockets.ts";
+import { bareHost, parseEndpoint } from "../shared/endpoint.ts";
 
 /**
  * The address of this machine that faces the coordinator.
  *
+ * @param ipv6 Whether the endpoint needs IPv6.
  * @throws {UsageError} If it cannot be found out; the message says what to do.
  */
-export async function localAddressTowards(endpoint: string): Promise<string> {
+export async function localAddressTowards(endpoint: string, ipv6: boolean): Promise<string> {
   const { host, port } = parseEndpoint(endpoint);
-  const bare = host.replace(/^\[|\]$/g, "");
+  const bare = bareHost(host);
   let address: string;
   try {
-    address = await sourceAddress(bare, Number(port));
+    address = await sourceAddress(bare, Number(port), ipv6);
   } catch (error) {
     throw new UsageError(
       `Cannot find a route to the coordinator's host "${host}": ${describeError(error)}. Check its name, or give --data-host`,
@@ -29,7 +30,7 @@ export async function localAddressTowards(endpoint: string): Promise<string> {
   }
   // Deno connects such a socket only when it sends.
   if (address === "0.0.0.0" || address === "::") {
-    const target = await lookup(bare);
+    const target = await lookup(bare, { family: ipv6 ? 6 : 4 });
     const facing = addressFacing(target.address, Object.values(networkInterfaces()).flat());
     if (facing === null) {
       throw new UsageError(
@@ -38,13 +39,13 @@ export async function localAddressTowards(endpoint: string): Promise<string> {
     }
     address = facing;
   }
-  return isIPv6(address) ? `[${address}]` : address;
+  return address;
 }
 
 /** What the system would send from. Nothing is sent. */
-function sourceAddress(host: string, port: number): Promise<string> {
+function sourceAddress(host: string, port: number, ipv6: boolean): Promise<string> {
   return new Promise((resolve, reject) => {
-    const socket = createSocket(isIPv6(host) ? "udp6" : "udp4");
+    const socket = createSocket(ipv6 ? "udp6" : "udp4");
     socket.once("error", (error) => {
       socket.close();
       reject(error);

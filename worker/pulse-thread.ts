@@ -13,7 +13,7 @@ import { dealer } from "../shared/sockets.ts";
 import { WakingClock } from "../shared/waking-clock.ts";
 import type { PulseData, PulseOrder } from "./pulse.ts";
 
-const { endpoint, key, turns } = workerData as PulseData;
+const { endpoint, key, ipv6, turns } = workerData as PulseData;
 // This thread may be stopped as well, with all of its process.
 const clock = new WakingClock();
 let link: { readonly outbox: Outbox; close(): void } | null = null;
@@ -27,7 +27,7 @@ const LOOK_MS = 50;
 const LATE_MS = 100;
 
 function connect(as: string): NonNullable<typeof link> {
-  const socket = dealer(pulseIdOf(as), { maxFrameBytes: MAX_HEADER_BYTES, key });
+  const socket = dealer(pulseIdOf(as), { maxFrameBytes: MAX_HEADER_BYTES, key, ipv6 });
   socket.connect(endpoint);
   // What cannot be sent is said again soon.
   return { outbox: new Outbox(socket, () => undefined), close: () => socket.close() };

@@ -10,11 +10,17 @@ import { Worker as Thread } from "node:worker_threads";
 import { describeError } from "../shared/errors.ts";
 import type { RunKey } from "../shared/keys.ts";
 
-/** What the thread is given when it begins. */
-export interface PulseData {
-  /** The coordinator's control endpoint. */
+/** How a worker reaches its coordinator. */
+export interface CoordinatorAddress {
+  /** Of the control plane. */
   readonly endpoint: string;
   readonly key: RunKey | null;
+  /** Whether the endpoint needs IPv6. */
+  readonly ipv6: boolean;
+}
+
+/** What the thread is given when it begins. */
+export interface PulseData extends CoordinatorAddress {
   /** One number, which changes with every turn of the worker's event loop. */
   readonly turns: Int32Array<SharedArrayBuffer>;
 }
@@ -31,8 +37,8 @@ export class Pulse {
   readonly #ended: Promise<void>;
 
   /** @param log Told if the thread cannot go on; the worker can. */
-  constructor(endpoint: string, key: RunKey | null, log: (text: string) => void) {
-    const workerData: PulseData = { endpoint, key, turns: this.#turns };
+  constructor(address: CoordinatorAddress, log: (text: string) => void) {
+    const workerData: PulseData = { ...address, turns: this.#turns };
     this.#thread = new Thread(new URL("./pulse-thread.js", import.meta.url), { workerData });
     this.#thread.on("error", (error) =>
       log(

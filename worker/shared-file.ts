@@ -7,10 +7,20 @@
  * @module
  */
 import { randomBytes } from "node:crypto";
-import { closeSync, fstatSync, openSync, readSync, statfsSync, unlinkSync, writeSync } from "node:fs";
+import {
+  closeSync,
+  constants,
+  fstatSync,
+  openSync,
+  readSync,
+  statfsSync,
+  unlinkSync,
+  writeSync,
+} from "node:fs";
 import { join } from "node:path";
 import { bytesOf } from "../shared/frames.ts";
 import type { SharedFileAddress } from "../shared/protocol.ts";
+import { SHARED_FILE_PATH, SHARED_FILE_TOKEN } from "../shared/protocol.ts";
 
 /** Where Linux has memory that processes share. */
 const SHARED_MEMORY = "/dev/shm";
@@ -72,20 +82,24 @@ export class SharedFile {
 export class PeerFile {
   readonly #fd: number;
 
-  /** @returns Null if the worker is not on this host, or its file may not be read. */
+  /**
+   * The path may lead to anything: on another host, or in another container, it is what some other process has open there.
+   *
+   * @returns Null if the worker is not on this host, or its file may not be read: then its values come by tcp.
+   */
   static open({ path, token }: SharedFileAddress): PeerFile | null {
-    if (!/^\/proc\/\d+\/fd\/\d+$/.test(path)) return null;
-    let fd: number;
+    if (!SHARED_FILE_PATH.test(path) || !SHARED_FILE_TOKEN.test(token)) return null;
+    let fd: number | null = null;
     try {
-      fd = openSync(path, "r");
+      // A pipe that nobody writes to would be waited for, and a terminal might become that of this process.
+      fd = openSync(path, constants.O_RDONLY | constants.O_NONBLOCK | constants.O_NOCTTY);
+      const start = Buffer.alloc(token.length);
+      const isThere = fstatSync(fd).isFile() && readSync(fd, start, 0, start.length, 0) === start.length;
+      if (isThere && start.toString("latin1") === token) return new PeerFile(fd);
     } catch {
-      return null;
+      // As for a file that is no such file.
     }
-    const start = Buffer.alloc(token.length);
-    if (readSync(fd, start, 0, start.length, 0) === start.length && start.toString() === token) {
-      return new PeerFile(fd);
-    }
-    closeSync(fd);
+    if (fd !== null) closeSync(fd);
     return null;
   }
 

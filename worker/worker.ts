@@ -25,11 +25,13 @@ import { parseCoordinatorMessage } from "../shared/protocol.ts";
 import { Refusals } from "../shared/refusals.ts";
 import { decodeSequence, encodeSequence } from "../shared/sequence.ts";
 import { RUNTIME_DESCRIPTION } from "../shared/runtime.ts";
-import { dealer, parseEndpoint, receiveAll } from "../shared/sockets.ts";
+import { bracketed, isIPv6Endpoint, parseEndpoint } from "../shared/endpoint.ts";
+import { dealer, receiveAll } from "../shared/sockets.ts";
 import { WakingClock } from "../shared/waking-clock.ts";
 import { DataPlane } from "./data-plane.ts";
 import { runOf } from "./emergency-checkpoint.ts";
 import { localAddressTowards } from "./local-address.ts";
+import type { CoordinatorAddress } from "./pulse.ts";
 import { Pulse } from "./pulse.ts";
 import type { Outcome, SessionConfig, SessionEffect, SessionInput, SessionState } from "./session.ts";
 import { advanceSession, initialSession } from "./session.ts";
@@ -79,7 +81,8 @@ export async function runWorker(options: WorkerOptions): Promise<Exclude<Outcome
   const events = new EventRing();
   let failed: (reason: string) => void = () => undefined;
   const { coordinator, key, insecure, log } = options;
-  const host = options.dataHost ?? (await localAddressTowards(coordinator));
+  const ipv6 = await isIPv6Endpoint(coordinator);
+  const host = bracketed(options.dataHost ?? (await localAddressTowards(coordinator, ipv6)));
   requireKey(host, options.dataHost === null ? "which faces the coordinator" : "--data-host", key, insecure);
   const refusals = new Refusals(log);
   const dataPlane = await DataPlane.bind(
@@ -89,7 +92,7 @@ export async function runWorker(options: WorkerOptions): Promise<Exclude<Outcome
     key,
     (what, message) => events.add(what, message),
   );
-  const worker = new Worker(options, dataPlane, events);
+  const worker = new Worker(options, ipv6, dataPlane, events);
   failed = (reason) => worker.fail(reason);
   try {
     const { how, reason } = await worker.run();
@@ -111,20 +114,21 @@ class Link {
   readonly routingId = randomUUID();
   readonly #onError: (what: string, error: unknown) => void;
   readonly #key: RunKey | null;
+  readonly #ipv6: boolean;
   readonly control: { readonly socket: Dealer; readonly outbox: Outbox };
   #bulk: { readonly socket: Dealer; readonly outbox: Outbox } | null = null;
   #numSent = 0;
 
   /** @param onRefused Told why the coordinator cannot be talked to, and whether ZeroMQ tries no more. */
   constructor(
-    endpoint: string,
-    key: RunKey | null,
+    { endpoint, key, ipv6 }: CoordinatorAddress,
     onMessage: (frames: Buffer[]) => void,
     onRefused: (why: string, isFinal: boolean) => void,
     onError: (what: string, error: unknown) => void,
   ) {
     this.#onError = onError;
     this.#key = key;
+    this.#ipv6 = ipv6;
     this.control = this.#open("Control plane", MAX_HEADER_BYTES, onMessage);
     // Before connect(), as nothing is told of what happened before.
     watchHandshakes(this.control.socket, (failure) => {
@@ -134,7 +138,7 @@ class Link {
   }
 
   #open(plane: string, maxFrameBytes: number, onMessage: (frames: Buffer[]) => void): Link["control"] {
-    const socket = dealer(this.routingId, { maxFrameBytes, key: this.#key });
+    const socket = dealer(this.routingId, { maxFrameBytes, key: this.#key, ipv6: this.#ipv6 });
     // Closing makes sockets fail; that is no news.
     const onError = (error: unknown): void => {
       if (!socket.closed) this.#onError(`${plane} failed`, error);
@@ -167,6 +171,7 @@ class Link {
 
 class Worker {
   readonly #options: WorkerOptions;
+  readonly #ipv6: boolean;
   readonly #config: SessionConfig;
   readonly #trainer: Trainer;
   readonly #finished: Promise<Outcome>;
@@ -181,11 +186,13 @@ class Worker {
   /** Of a connection whose handshake has failed. */
   #retry: NodeJS.Timeout | null = null;
 
-  constructor(options: WorkerOptions, dataPlane: DataPlane, events: EventRing) {
+  /** @param ipv6 Of the coordinator's address. */
+  constructor(options: WorkerOptions, ipv6: boolean, dataPlane: DataPlane, events: EventRing) {
     this.#events = events;
+    this.#ipv6 = ipv6;
     const { coordinator, workerId, connectTimeoutMs, device, key, log } = options;
     this.#options = options;
-    this.#pulse = new Pulse(coordinator, key, log);
+    this.#pulse = new Pulse({ endpoint: coordinator, key, ipv6 }, log);
     this.#unreachable = new Refusals(log);
     this.#config = {
       ...{ coordinator, workerId, process: options.process, connectTimeoutMs },
@@ -303,8 +310,7 @@ class Worker {
     };
     const { coordinator, key } = this.#options;
     const created: Link = new Link(
-      coordinator,
-      key,
+      { endpoint: coordinator, key, ipv6: this.#ipv6 },
       onMessage,
       (why, isFinal) => {
         this.#unreachable.note(`Cannot talk to the coordinator at ${coordinator}: ${why}. Trying again`);

@@ -16,7 +16,8 @@ import type { AdminAnswer, AdminRequest, RunStatus } from "../../shared/protocol
 import { decodeHeader, encodeHeader, MAX_HEADER_BYTES } from "../../shared/header.ts";
 import { parseAdminAnswer } from "../../shared/protocol.ts";
 import { describeRefused } from "../../shared/refusals.ts";
-import { dealer, parseEndpoint, receiveAll } from "../../shared/sockets.ts";
+import { isIPv6Endpoint, parseEndpoint } from "../../shared/endpoint.ts";
+import { dealer, receiveAll } from "../../shared/sockets.ts";
 import { seconds } from "../../shared/text.ts";
 
 /** How long to wait for an answer, in milliseconds. */
@@ -51,7 +52,8 @@ async function ask({ run, key: keyFile }: Remote, request: AdminRequest): Promis
   } catch (error) {
     throw new UsageError((error as Error).message);
   }
-  const socket = dealer(randomUUID(), { maxFrameBytes: MAX_HEADER_BYTES, key });
+  const ipv6 = await isIPv6Endpoint(endpoint);
+  const socket = dealer(randomUUID(), { maxFrameBytes: MAX_HEADER_BYTES, key, ipv6 });
   try {
     const answered = new Promise<AdminAnswer>((resolve, reject) => {
       const onFrames = (frames: Buffer[]): void => resolve(parseAdminAnswer(decodeHeader(frames.at(0))));

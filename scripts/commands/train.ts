@@ -30,7 +30,7 @@ import { IMAGE_PIXELS } from "../../shared/image.ts";
 import type { NamedKey, RunKey } from "../../shared/keys.ts";
 import { fingerprint, keyOf } from "../../shared/keys.ts";
 import { MODELS } from "../../shared/nn/models.ts";
-import { isLoopback, parseEndpoint } from "../../shared/sockets.ts";
+import { fromHere, isLoopback, parseEndpoint } from "../../shared/endpoint.ts";
 import { chooseEngine, requireEngine } from "./engines.ts";
 import { describeConfig, resolveConfig, TRAIN_BIND } from "./options.ts";
 import type { Signal } from "./signals.ts";
@@ -286,7 +286,7 @@ async function runToEnd(options: TrainOptions, prepared: Prepared): Promise<numb
       workers = launchWorkers({
         // Those that come later share what the first ones have.
         planOf: (workerId) => plan[Number(workerId.replace("worker-", "")) % plan.length],
-        endpoint: endpoint.replace("//0.0.0.0:", "//127.0.0.1:"),
+        endpoint: fromHere(endpoint),
         keyFile: named?.file ?? null,
         insecure,
         onLine: (workerId, line) => reporter.worker(workerId, line),

@@ -7,7 +7,9 @@ import { randomBytes, randomUUID } from "node:crypto";
 import { hostname } from "node:os";
 import { UsageError } from "../../shared/errors.ts";
 import { keyOf } from "../../shared/keys.ts";
-import { parseEndpoint } from "../../shared/sockets.ts";
+import { MAX_ID_LENGTH } from "../../shared/protocol.ts";
+import { isPrintable, plainLine, printable } from "../../shared/text.ts";
+import { parseEndpoint } from "../../shared/endpoint.ts";
 import { runWorker, WorkerStopped } from "../../worker/worker.ts";
 import type { Signal } from "./signals.ts";
 import { EXIT_AGAIN, exitCodeOf, signals } from "./signals.ts";
@@ -32,8 +34,14 @@ export async function worker(options: WorkerCommandOptions): Promise<number> {
   } catch (error) {
     throw new UsageError(`Cannot use --coordinator: ${(error as Error).message}`);
   }
+  if (options.workerId !== null && !isWorkerId(options.workerId)) {
+    throw new UsageError(
+      `Cannot use --worker-id as it must have 1 to ${MAX_ID_LENGTH} characters, none of them a control character: got ${JSON.stringify(options.workerId)}`,
+    );
+  }
   const key = keyOf(options.key)?.key ?? null;
-  const log = (text: string): void => console.log(text);
+  // It may hold what the coordinator has said.
+  const log = (text: string): void => console.log(plainLine(text));
   const isManaged = options.managed !== null;
   if (isManaged) {
     // Whoever ends a job tells its whole process group; what that means for this worker, its coordinator decides.
@@ -71,14 +79,19 @@ export async function worker(options: WorkerCommandOptions): Promise<number> {
     return how === "again" ? EXIT_AGAIN : 0;
   } catch (error) {
     if (!(error instanceof WorkerStopped)) throw error;
-    console.error(error.message);
+    console.error(plainLine(error.message));
     return 1;
   }
 }
 
 /** A name that no other worker has: two containers of one host's name may both be its process 1. */
 function ownName(): string {
-  return `${hostname()}-${process.pid}-${randomBytes(3).toString("hex")}`;
+  const host = printable(hostname(), MAX_ID_LENGTH / 2);
+  return `${host}-${process.pid}-${randomBytes(3).toString("hex")}`;
+}
+
+function isWorkerId(text: string): boolean {
+  return text.length > 0 && text.length <= MAX_ID_LENGTH && isPrintable(text);
 }
 
 /** Resolves when the process at the other end of standard input is gone. */

@@ -1,4 +1,4 @@
-import { Writable } from "node:stream";
+import { PassThrough, Writable } from "node:stream";
 import t from "tap";
 import { Reporter } from "../../coordinator/reporter.ts";
 
@@ -41,4 +41,12 @@ t.test("progress fits into the terminal, and says something in any", async (t) =
     const { length } = barAt(columns);
     t.ok(length > 0 && length <= Math.max(1, columns - 1), `${columns} columns: ${length} characters`);
   }
+});
+
+t.test("Reporter shows lines of workers without what a terminal would obey", async (t) => {
+  const out = new PassThrough();
+  const reporter = new Reporter("text", out as unknown as NodeJS.WriteStream);
+  reporter.worker("worker-0", "\u001b[31mred\u001b[0m\tand \u001b]0;title\u0007\rTrained to step 9 é");
+  await reporter.close();
+  t.equal(String(out.read()), "[worker-0] red  and ?]0;title??Trained to step 9 é\n");
 });

@@ -16,7 +16,10 @@ import { parseRunConfig } from "../../shared/config.ts";
 import { PACKAGE_VERSION, PROTOCOL_VERSION } from "../../shared/version.ts";
 
 const position = { globalStep: 3, phase: 1 };
-const data = { endpoint: "tcp://127.0.0.1:1234", sharedFile: { path: "/dev/shm/x", token: "t" } };
+const data = {
+  endpoint: "tcp://127.0.0.1:1234",
+  sharedFile: { path: "/proc/1/fd/2", token: "0".repeat(32) },
+};
 const report = {
   globalStep: 3,
   metrics: {

@@ -20,7 +20,7 @@ import {
   parseWorkerMessage,
 } from "../../shared/protocol.ts";
 import { decodeSafetensors, encodeSafetensors } from "../../shared/safetensors.ts";
-import { parseEndpoint } from "../../shared/sockets.ts";
+import { parseEndpoint } from "../../shared/endpoint.ts";
 import { parsePeerMessage } from "../../worker/data-messages.ts";
 import { contents } from "../coordinator/small-checkpoint.ts";
 import { ALL_MESSAGES } from "./messages.ts";

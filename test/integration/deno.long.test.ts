@@ -1,8 +1,16 @@
 import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { networkInterfaces } from "node:os";
 import { join } from "node:path";
 import t from "tap";
 import { lockstepCommand } from "../../coordinator/runtime-command.ts";
 import { bits, TRAINING_FLAGS, goneProcesses, inspect, run, Running, start } from "./processes.ts";
+
+/** IPv6 where there is any: everything else here goes over IPv4. */
+const LOOPBACK = Object.values(networkInterfaces())
+  .flat()
+  .some((one) => one?.address === "::1")
+  ? "[::1]"
+  : "127.0.0.1";
 
 const TRAIN = ["train", ...TRAINING_FLAGS, "--seed", "1", "--shards", "4"];
 const ENDLESS = ["--max-steps", "100000", "--checkpoint-every", "5"];
@@ -91,7 +99,7 @@ t.test(
   "workers by hand on Deno: Ctrl-C lets them leave, and one that is left alone saves its state",
   async (t) => {
     const coordinator = start([
-      ...["coordinator", ...TRAINING_FLAGS, "--workers", "2", "--bind", "tcp://127.0.0.1:*"],
+      ...["coordinator", ...TRAINING_FLAGS, "--workers", "2", "--bind", `tcp://${LOOPBACK}:*`],
       ...["--failure-timeout", "4", "--orphan-timeout", "5", "--run-dir", join(t.testdir(), "run")],
     ]);
     const endpoint = (await coordinator.until(/listens on (tcp:\S+)/))[1];

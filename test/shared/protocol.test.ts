@@ -7,11 +7,13 @@ import { floatsOf } from "../../shared/frames.ts";
 import type { CoordinatorMessage, WorkerMessage } from "../../shared/protocol.ts";
 import { decodeHeader, encodeHeader, MAX_HEADER_BYTES } from "../../shared/header.ts";
 import {
+  parseAdminAnswer,
   parseCoordinatorMessage,
   parseWorkerBulkMessage,
   parseWorkerMessage,
   refusedVersion,
 } from "../../shared/protocol.ts";
+import { isPrintable } from "../../shared/text.ts";
 import { PACKAGE_VERSION, PROTOCOL_VERSION } from "../../shared/version.ts";
 import { ALL_MESSAGES } from "../fuzz/messages.ts";
 import { parseMessages } from "../fuzz/parsers.ts";
@@ -39,7 +41,11 @@ t.test("messages survive encoding and parsing", async (t) => {
     rank: 0,
     worldSize: 1,
     peers: [
-      { rank: 0, workerId: "w", data: { endpoint: "tcp://h:1", sharedFile: { path: "/p", token: "t" } } },
+      {
+        rank: 0,
+        workerId: "w",
+        data: { endpoint: "tcp://h:1", sharedFile: { path: "/proc/1/fd/2", token: "0".repeat(32) } },
+      },
     ],
     runId: "r",
     position: { globalStep: 4, phase: 1 },
@@ -68,6 +74,46 @@ t.test("parsing names the field that is wrong", async (t) => {
     ProtocolError,
     "unknown fields are refused",
   );
+});
+
+t.test("what a peer says is made printable, or refused, where it comes in", async (t) => {
+  const evil = "a\u001b[2J\r\nWARN: b\u202e\u0085\u009b";
+  const join = {
+    ...{ type: "join", protocolVersion: PROTOCOL_VERSION, packageVersion: evil, codeHash: "c" },
+    ...{ workerId: "w\u00e9 \u{1f600}", process: "p", host: evil, pid: 1, runtime: evil, holds: null },
+    data: { endpoint: "tcp://[::1]:1", sharedFile: { path: "/proc/1/fd/2", token: "0".repeat(32) } },
+  };
+  const printed = "a?[2J??WARN: b???";
+  t.match(parseWorkerMessage(join), {
+    ...{ workerId: "w\u00e9 \u{1f600}", host: printed, runtime: printed, packageVersion: printed },
+  });
+  for (const change of [
+    ...[{ workerId: evil }, { workerId: "" }, { process: "\u0007" }, { codeHash: "\u0007" }],
+    ...["ipc:///tmp/x", "tcp://a\u001b:1", "tcp://h:*", "garbage", "tcp://;:1 "].map((endpoint) => ({
+      data: { ...join.data, endpoint },
+    })),
+    ...[
+      { path: "/etc/passwd", token: "0".repeat(32) },
+      { path: "/proc/1/fd/2", token: "" },
+    ].map((sharedFile) => ({ data: { ...join.data, sharedFile } })),
+  ]) {
+    t.throws(() => parseWorkerMessage({ ...join, ...change }), ProtocolError, JSON.stringify(change));
+  }
+  const reasons = [
+    parseWorkerMessage({ type: "failed", reason: evil, byEngine: false }),
+    parseCoordinatorMessage({ type: "refuse", reason: evil }),
+    parseCoordinatorMessage({ type: "abort", reason: evil }),
+    parseAdminAnswer({ type: "cannot", reason: evil }),
+  ];
+  for (const message of reasons) t.match(message, { reason: printed });
+  for (const message of [{ type: evil }, { ...join, [evil]: 1 }]) {
+    try {
+      parseWorkerMessage(message);
+      t.fail("it is refused");
+    } catch (error) {
+      t.ok(isPrintable((error as Error).message), "and so is what is said of it");
+    }
+  }
 });
 
 t.test("a start that no run can have is refused", async (t) => {

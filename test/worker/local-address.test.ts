@@ -20,8 +20,8 @@ t.test("addressFacing() takes the address in the target's network, else the only
 });
 
 t.test("localAddressTowards() asks the system, and says what to do where there is no route", async (t) => {
-  t.equal(await localAddressTowards("tcp://127.0.0.1:1234"), "127.0.0.1");
-  await t.rejects(localAddressTowards("tcp://no-such-host.invalid:1234"), {
+  t.equal(await localAddressTowards("tcp://127.0.0.1:1234", false), "127.0.0.1");
+  await t.rejects(localAddressTowards("tcp://no-such-host.invalid:1234", false), {
     name: "UsageError",
     message: /no-such-host.invalid.*--data-host/,
   });
