@@ -9,7 +9,8 @@ import { randomUUID } from "node:crypto";
 import { mkdir, rename, rm, rmdir, stat, symlink } from "node:fs/promises";
 import { basename, dirname, join, resolve } from "node:path";
 import type { RunConfig } from "../shared/config.ts";
-import { describeError, UsageError } from "../shared/errors.ts";
+import { UsageError } from "../shared/errors.ts";
+import { explainError } from "../shared/system-errors.ts";
 import type { RunPaths, RunRecord } from "./run-directory.ts";
 import {
   checkNoRun,
@@ -136,7 +137,7 @@ export class HeldRun {
       await storeRecord(this.paths, this.#record);
       await storeConfig(this.paths, config);
     } catch (error) {
-      throw new UsageError(`Cannot write the run in ${root}: ${describeError(error)}`);
+      throw new UsageError(`Cannot write the run in ${root}: ${explainError(error)}`);
     }
     const isNew = this.#made !== null;
     this.#config = config;
@@ -212,7 +213,7 @@ async function makeFolder(
   try {
     first = await mkdir(path, { recursive: true });
   } catch (error) {
-    throw new UsageError(`Cannot make a run in ${path}: ${describeError(error)}`);
+    throw new UsageError(`Cannot make a run in ${path}: ${explainError(error)}`);
   }
   const made: string[] = [];
   if (first !== undefined) {
@@ -236,7 +237,7 @@ async function makeDefaultFolder(date: Date): ReturnType<typeof makeFolder> {
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code === "EEXIST") continue;
       await removeEmpty(made);
-      throw new UsageError(`Cannot make a run in ${resolve(RUNS)}: ${describeError(error)}; give --run-dir`);
+      throw new UsageError(`Cannot make a run in ${resolve(RUNS)}: ${explainError(error)}; give --run-dir`);
     }
   }
   throw new UsageError(

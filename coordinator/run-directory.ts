@@ -12,6 +12,7 @@ import { shellCommand } from "../shared/command-line.ts";
 import type { RunConfig } from "../shared/config.ts";
 import { parseRunConfig } from "../shared/config.ts";
 import { describeError, UsageError } from "../shared/errors.ts";
+import { isMissing } from "../shared/system-errors.ts";
 import { listCheckpoints } from "./checkpoint-store.ts";
 import { replaceFile } from "./durable-file.ts";
 import { lastRecordedStep } from "./metrics-file.ts";
@@ -145,7 +146,8 @@ export async function storedConfig(root: string): Promise<RunConfig> {
   try {
     text = await readFile(path, "utf8");
   } catch (error) {
-    throw new UsageError(`Cannot find a run in ${root}: ${describeError(error)}`);
+    if (!isMissing(error)) throw error;
+    throw new UsageError(`Cannot find a run in ${root}: give the folder that --run-dir named`);
   }
   try {
     return parseRunConfig(JSON.parse(text));
@@ -180,7 +182,10 @@ export async function storeEndpoint(paths: RunPaths, endpoint: string): Promise<
 
 /** @throws {UsageError} If no coordinator works on the run. */
 export async function endpointOf(paths: RunPaths): Promise<string> {
-  const text = await readFile(paths.endpoint, "utf8").catch(() => null);
+  const text = await readFile(paths.endpoint, "utf8").catch((error: unknown) => {
+    if (isMissing(error)) return null;
+    throw error;
+  });
   if (text === null) {
     throw new UsageError(
       `Cannot find a coordinator that works on ${paths.root}: give the folder of a run that is under way, or its address as tcp://host:port. ${shellCommand(["lockstep", "inspect", paths.root])} shows what a run has saved`,

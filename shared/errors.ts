@@ -44,5 +44,7 @@ export class DatasetError extends Error {
 /** The text of anything thrown, with its causes. */
 export function describeError(error: unknown): string {
   if (!(error instanceof Error)) return String(error);
-  return error.cause === undefined ? error.message : `${error.message} (${describeError(error.cause)})`;
+  const cause = error.cause === undefined ? "" : describeError(error.cause);
+  // Many a message quotes its cause.
+  return error.message.includes(cause) ? error.message : `${error.message} (${cause})`;
 }

@@ -20,7 +20,8 @@ import { curveKeyPair } from "zeromq";
 import { z } from "zod";
 import { checked } from "./checked.ts";
 import { shellCommand } from "./command-line.ts";
-import { describeError, UsageError } from "./errors.ts";
+import { UsageError } from "./errors.ts";
+import { explainError } from "./system-errors.ts";
 
 /** A CURVE key pair, each half 40 characters of Z85. Never print, log or send the secret half. */
 export interface RunKey {
@@ -58,7 +59,7 @@ export function writeKeyFile(path: string): RunKey {
         `Cannot write a key to ${path} as the file is there already: give another --out, or remove it if no run uses it`,
       );
     }
-    throw new UsageError(`Cannot write a key to ${path}: ${describeError(error)}`);
+    throw new UsageError(`Cannot write a key to ${path}: ${explainError(error)}`);
   }
   return key;
 }
@@ -77,7 +78,7 @@ export function readKeyFile(path: string): RunKey {
   } catch (error) {
     if (error instanceof UsageError) throw error;
     throw new UsageError(
-      `Cannot read key file ${path}: ${describeError(error)}. lockstep keygen writes a new one; every machine of a run needs the same`,
+      `Cannot read key file ${path}: ${explainError(error)}. lockstep keygen writes a new one; every machine of a run needs the same`,
     );
   }
   let value: unknown = null;

@@ -10,7 +10,8 @@ import { constants } from "node:fs";
 import { mkdir, open, rename, rm } from "node:fs/promises";
 import type { FileHandle } from "node:fs/promises";
 import { basename, dirname } from "node:path";
-import { DatasetError, describeError } from "../../shared/errors.ts";
+import { DatasetError } from "../../shared/errors.ts";
+import { explainError } from "../../shared/system-errors.ts";
 import { fetchRest, MirrorFailure } from "./http-resume.ts";
 
 /** Connections to one mirror that may break after they gave bytes, before the next mirror is asked. */
@@ -75,7 +76,7 @@ export async function downloadFile(options: DownloadOptions): Promise<void> {
   } catch (error) {
     // An abort, or a bug of verify(), is not an error of the file system.
     if (!(error instanceof Error) || !("syscall" in error)) throw error;
-    throw new DatasetError(`Cannot write ${destination}: ${describeError(error)}`, { cause: error });
+    throw new DatasetError(`Cannot write ${destination}: ${explainError(error)}`, { cause: error });
   }
   const advice = options.advice ?? DEFAULT_ADVICE;
   throw new DatasetError(

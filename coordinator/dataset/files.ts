@@ -5,7 +5,8 @@
  */
 import { readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
-import { DatasetError, describeError } from "../../shared/errors.ts";
+import { DatasetError } from "../../shared/errors.ts";
+import { explainError } from "../../shared/system-errors.ts";
 import { MAX_UNPACKED_BYTES } from "./idx.ts";
 import { acceptedNames, trainFiles } from "./sources.ts";
 import type { PublishedDataset } from "./sources.ts";
@@ -30,7 +31,7 @@ async function firstFile(directory: string, names: readonly string[]): Promise<s
     } catch (error) {
       const code = (error as NodeJS.ErrnoException).code;
       if (code !== "ENOENT" && code !== "ENOTDIR") {
-        throw new DatasetError(`Cannot look for ${path}: ${describeError(error)}`, { cause: error });
+        throw new DatasetError(`Cannot look for ${path}: ${explainError(error)}`, { cause: error });
       }
     }
   }
@@ -85,6 +86,6 @@ export async function readBytes(path: string): Promise<Uint8Array> {
     return await readFile(path);
   } catch (error) {
     if (error instanceof DatasetError) throw error;
-    throw new DatasetError(`Cannot read ${path}: ${describeError(error)}`, { cause: error });
+    throw new DatasetError(`Cannot read ${path}: ${explainError(error)}`, { cause: error });
   }
 }

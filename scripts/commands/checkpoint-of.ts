@@ -11,6 +11,7 @@ import { loadCheckpoint, loadNewest } from "../../coordinator/checkpoint-store.t
 import { runPaths } from "../../coordinator/run-directory.ts";
 import { MANIFEST_FILE } from "../../shared/checkpoint.ts";
 import { UsageError } from "../../shared/errors.ts";
+import { isMissing } from "../../shared/system-errors.ts";
 
 /** @param names Files to read and check. @throws {UsageError} If the path is neither a run nor a checkpoint. */
 export async function checkpointOf(path: string, names?: readonly string[]): Promise<LoadedCheckpoint> {
@@ -29,5 +30,11 @@ export async function checkpointOf(path: string, names?: readonly string[]): Pro
 }
 
 async function exists(path: string): Promise<boolean> {
-  return (await stat(path).catch(() => null)) !== null;
+  try {
+    await stat(path);
+    return true;
+  } catch (error) {
+    if (isMissing(error)) return false;
+    throw error;
+  }
 }

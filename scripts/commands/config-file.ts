@@ -6,7 +6,8 @@
 import { readFileSync } from "node:fs";
 import { extname } from "node:path";
 import { parse as parseYaml } from "yaml";
-import { describeError, UsageError } from "../../shared/errors.ts";
+import { UsageError } from "../../shared/errors.ts";
+import { explainError } from "../../shared/system-errors.ts";
 import type { Flags, Word } from "../plain-words.ts";
 import { splitWords } from "../plain-words.ts";
 
@@ -41,8 +42,7 @@ function readConfigFile(path: string): readonly string[] {
     const text = decode(readFileSync(path));
     value = extname(path).toLowerCase() === ".json" ? JSON.parse(text) : parseYaml(text);
   } catch (error) {
-    // The rest of a message is the place in the file, over several lines.
-    throw new UsageError(`Cannot read --config ${path}: ${describeError(error).split("\n")[0]}`);
+    throw new UsageError(`Cannot read --config ${path}: ${explainError(error)}`);
   }
   if (value === null) return [];
   if (typeof value !== "object" || Array.isArray(value)) {
