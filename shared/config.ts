@@ -9,6 +9,7 @@ import { z } from "zod";
 import { checked } from "./checked.ts";
 import { UsageError } from "./errors.ts";
 import { HEARTBEAT_MS } from "./heartbeat.ts";
+import { IMAGE_PIXELS } from "./image.ts";
 import { MODEL_NAMES } from "./nn/models.ts";
 import { OBJECTIVE_NAMES } from "./nn/objectives.ts";
 import { kebab } from "./text.ts";
@@ -29,6 +30,9 @@ export type DatasetChoice = (typeof DATASET_CHOICES)[number];
 
 export const MAX_GLOBAL_BATCH = 1 << 20;
 export const MAX_SHARDS = 4096;
+
+/** Largest message of a batch: a frame that is larger is refused by its receiver, in silence. */
+const MAX_BATCH_BYTES = 2 ** 31 - 1;
 
 const count = (max = 1e9) => z.int().min(1).max(max);
 const unit = z.number().min(0).lt(1);
@@ -116,6 +120,10 @@ const RunConfigSchema = z
   .refine((c) => c.shards <= c.globalBatchSize, {
     path: ["shards"],
     error: "must be at most --global-batch-size, as every shard needs a sample, and every worker a shard",
+  })
+  .refine((c) => c.discriminatorSteps * c.globalBatchSize * IMAGE_PIXELS <= MAX_BATCH_BYTES, {
+    path: ["globalBatchSize"],
+    error: `must leave the images of a step, ${IMAGE_PIXELS} bytes for each of --global-batch-size x --discriminator-steps, below ${MAX_BATCH_BYTES} bytes, as one worker may have to take them all: lower either`,
   })
   .refine((c) => c.minWorkers <= c.workers, {
     path: ["minWorkers"],

@@ -30,6 +30,10 @@ export interface DownloadOptions {
   readonly connectTimeoutMs?: number;
   /** Time without bytes after which the next mirror is asked; default 15,000. */
   readonly idleTimeoutMs?: number;
+  /** A mirror that is slower is given up, as one that sends a byte a second is; default 1,000. */
+  readonly minBytesPerSecond?: number;
+  /** Time of waiting over which the speed is measured; default 30,000. */
+  readonly speedWindowMs?: number;
   /** Default 256 MiB. */
   readonly maxBytes?: number;
   /** Last lines of the error when all mirrors fail: what the user can do. */
@@ -99,6 +103,8 @@ async function downloadFrom(url: string, handle: FileHandle, options: DownloadOp
         handle,
         connectTimeoutMs: options.connectTimeoutMs ?? 5_000,
         idleTimeoutMs: options.idleTimeoutMs ?? 15_000,
+        minBytesPerSecond: options.minBytesPerSecond ?? 1000,
+        speedWindowMs: options.speedWindowMs ?? 30_000,
         maxBytes: options.maxBytes ?? 256 * 2 ** 20,
         onProgress: options.onProgress,
         signal: options.signal,

@@ -31,6 +31,9 @@ export interface FetchRestOptions {
   readonly connectTimeoutMs: number;
   /** Time between two pieces of the body. */
   readonly idleTimeoutMs: number;
+  /** Speed below which a mirror is given up, and the time of waiting for it over which that is measured. */
+  readonly minBytesPerSecond: number;
+  readonly speedWindowMs: number;
   /** Size above which the mirror is not believed. */
   readonly maxBytes: number;
   readonly onProgress?: ((receivedBytes: number, totalBytes: number | null) => void) | undefined;
@@ -124,12 +127,17 @@ export async function fetchRest(options: FetchRestOptions): Promise<{ resumed: b
     if (response.body === null) throw new MirrorFailure("an answer without a body");
     options.onProgress?.(size, totalBytes);
     const reader = response.body.getReader();
+    const isTooSlow = slowness(options);
     for (;;) {
       watch(idleTimeoutMs, "bytes");
+      const askedMs = performance.now();
       const { done, value } = await network(reader.read());
       // Not while the disk is slow: that is no fault of the mirror.
       clearTimeout(timer);
       if (done) break;
+      if (isTooSlow(value.length, performance.now() - askedMs)) {
+        throw new MirrorFailure(`slower than ${options.minBytesPerSecond} bytes a second`);
+      }
       if (size + value.length > maxBytes) throw new MirrorFailure(`more than ${maxBytes} bytes`);
       await writeWhole(handle, value, size);
       size += value.length;
@@ -146,6 +154,23 @@ export async function fetchRest(options: FetchRestOptions): Promise<{ resumed: b
     // Frees the connection where the body was not read to its end.
     controller.abort();
   }
+}
+
+/** Says of every piece of the body whether the mirror has become too slow. */
+function slowness({
+  minBytesPerSecond,
+  speedWindowMs,
+}: FetchRestOptions): (numBytes: number, waitedMs: number) => boolean {
+  let bytes = 0;
+  let ms = 0;
+  return (numBytes, waitedMs) => {
+    bytes += numBytes;
+    ms += waitedMs;
+    if (ms < speedWindowMs) return false;
+    const isTooSlow = bytes * 1000 < minBytesPerSecond * ms;
+    bytes = ms = 0;
+    return isTooSlow;
+  };
 }
 
 async function writeWhole(handle: FileHandle, bytes: Uint8Array, position: number): Promise<void> {

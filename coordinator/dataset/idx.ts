@@ -8,7 +8,7 @@
  *
  * @module
  */
-import { gunzipSync } from "node:zlib";
+import { constants, gunzipSync } from "node:zlib";
 import { DatasetError } from "../../shared/errors.ts";
 import { IMAGE_SIDE } from "../../shared/image.ts";
 
@@ -23,8 +23,10 @@ export interface IdxExpectation {
   readonly file: string;
   /** What the user can do about a bad file; the end of every message. Empty for none. */
   readonly advice?: string;
-  /** Size above which a packed file is taken for a gzip bomb; default MAX_UNPACKED_BYTES. */
+  /** Size above which a packed file is taken for a gzip bomb, whatever it says itself; default MAX_UNPACKED_BYTES. */
   readonly maxUnpackedBytes?: number;
+  /** The advice where it is larger, if that is another. */
+  readonly adviceIfLarger?: string;
 }
 
 export interface IdxArray {
@@ -57,20 +59,46 @@ function isGzip(bytes: Uint8Array): boolean {
 /**
  * The bytes themselves, or what they unpack to where they begin with the magic of gzip.
  *
- * @throws {DatasetError} If the archive is truncated or corrupt, or unpacks to more than maxUnpackedBytes.
+ * @throws {DatasetError} If the archive is truncated or corrupt, or unpacks to more than it announces, or than maxUnpackedBytes.
  */
 export function gunzipIfPacked(bytes: Uint8Array, expected: IdxExpectation): Uint8Array {
   if (!isGzip(bytes)) return bytes;
-  const maxOutputLength = expected.maxUnpackedBytes ?? MAX_UNPACKED_BYTES;
+  const most = expected.maxUnpackedBytes ?? MAX_UNPACKED_BYTES;
+  const maxOutputLength = Math.min(most, announcedBytes(bytes, expected.kind) ?? most);
   try {
     return gunzipSync(bytes, { maxOutputLength, chunkSize: 2 ** 17 });
   } catch (error) {
-    const got =
-      error instanceof RangeError
-        ? `more than ${maxOutputLength} unpacked bytes`
-        : `a truncated or corrupt archive of ${bytes.length} bytes`;
-    throw bad(expected, "it must be one whole gzip archive of a data file", got, error);
+    const rule = "it must be one whole gzip archive of a data file";
+    if (!(error instanceof RangeError)) {
+      throw bad(expected, rule, `a truncated or corrupt archive of ${bytes.length} bytes`, error);
+    }
+    const advice = expected.adviceIfLarger ?? expected.advice;
+    const larger = advice === undefined ? expected : { ...expected, advice };
+    throw bad(larger, rule, `more than ${maxOutputLength} unpacked bytes`, error);
   }
+}
+
+/** Packed bytes that hold the header of any IDX file, and unpack to little. */
+const HEAD_BYTES = 2 ** 12;
+
+/** Size of the IDX file in an archive, as its header says; null if it has none. */
+function announcedBytes(packed: Uint8Array, kind: IdxKind): number | null {
+  let head: Buffer;
+  try {
+    // All that unpacks without the rest; gzip makes at most a thousand bytes of one.
+    head = gunzipSync(packed.subarray(0, HEAD_BYTES), { finishFlush: constants.Z_SYNC_FLUSH });
+  } catch {
+    return null;
+  }
+  const headerBytes = headerBytesOf(kind);
+  if (head.length < headerBytes || head.readUInt32BE(0) !== MAGIC[kind]) return null;
+  let dataBytes = 1;
+  for (let at = 4; at < headerBytes; at += 4) dataBytes *= head.readUInt32BE(at);
+  return headerBytes + dataBytes;
+}
+
+function headerBytesOf(kind: IdxKind): number {
+  return 4 + 4 * (MAGIC[kind] & 0xff);
 }
 
 /**
@@ -80,8 +108,7 @@ export function gunzipIfPacked(bytes: Uint8Array, expected: IdxExpectation): Uin
  */
 export function parseIdx(bytes: Uint8Array, expected: IdxExpectation): IdxArray {
   const unpacked = gunzipIfPacked(bytes, expected);
-  const numDimensions = MAGIC[expected.kind] & 0xff;
-  const headerBytes = 4 + 4 * numDimensions;
+  const headerBytes = headerBytesOf(expected.kind);
   const view = new DataView(unpacked.buffer, unpacked.byteOffset, unpacked.byteLength);
   if (unpacked.length >= 4 && view.getUint32(0) !== MAGIC[expected.kind]) {
     const rule = `an IDX file of ${expected.kind} must begin with ${hex(MAGIC[expected.kind])}`;
@@ -91,7 +118,7 @@ export function parseIdx(bytes: Uint8Array, expected: IdxExpectation): IdxArray 
     const rule = `the header of an IDX file of ${expected.kind} has ${headerBytes} bytes`;
     throw bad(expected, rule, `a file of ${unpacked.length} bytes`);
   }
-  const shape = Array.from({ length: numDimensions }, (_, i) => view.getUint32(4 + 4 * i));
+  const shape = Array.from({ length: headerBytes / 4 - 1 }, (_, i) => view.getUint32(4 + 4 * i));
   if (expected.kind === "images" && (shape[1] !== IMAGE_SIDE || shape[2] !== IMAGE_SIDE)) {
     const rule = `its images must have ${IMAGE_SIDE}x${IMAGE_SIDE} pixels`;
     throw bad(expected, rule, `${shape[1]}x${shape[2]} pixels`);

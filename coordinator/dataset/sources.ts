@@ -5,8 +5,9 @@
  */
 import { createHash } from "node:crypto";
 import { DatasetError } from "../../shared/errors.ts";
+import { IMAGE_PIXELS } from "../../shared/image.ts";
 import { gunzipIfPacked, parseIdx } from "./idx.ts";
-import type { IdxArray, IdxKind } from "./idx.ts";
+import type { IdxArray, IdxExpectation, IdxKind } from "./idx.ts";
 
 export type PublishedName = "mnist" | "fashion-mnist";
 
@@ -17,6 +18,8 @@ export interface DataFile {
   readonly split: "train" | "test";
   /** In hex, of the IDX file itself: it holds for any packing of it. */
   readonly sha256: string;
+  /** Of the IDX file itself. */
+  readonly numBytes: number;
 }
 
 export interface PublishedDataset {
@@ -34,11 +37,15 @@ function fourFiles(
   testImages: string,
   testLabels: string,
 ): readonly DataFile[] {
+  const images = (split: DataFile["split"], count: number) =>
+    ({ kind: "images", split, numBytes: 16 + count * IMAGE_PIXELS }) as const;
+  const labels = (split: DataFile["split"], count: number) =>
+    ({ kind: "labels", split, numBytes: 8 + count }) as const;
   return [
-    { archiveName: "train-images-idx3-ubyte.gz", kind: "images", split: "train", sha256: trainImages },
-    { archiveName: "train-labels-idx1-ubyte.gz", kind: "labels", split: "train", sha256: trainLabels },
-    { archiveName: "t10k-images-idx3-ubyte.gz", kind: "images", split: "test", sha256: testImages },
-    { archiveName: "t10k-labels-idx1-ubyte.gz", kind: "labels", split: "test", sha256: testLabels },
+    { archiveName: "train-images-idx3-ubyte.gz", ...images("train", 60_000), sha256: trainImages },
+    { archiveName: "train-labels-idx1-ubyte.gz", ...labels("train", 60_000), sha256: trainLabels },
+    { archiveName: "t10k-images-idx3-ubyte.gz", ...images("test", 10_000), sha256: testImages },
+    { archiveName: "t10k-labels-idx1-ubyte.gz", ...labels("test", 10_000), sha256: testLabels },
   ];
 }
 
@@ -121,7 +128,10 @@ export function readDataFile(
   options: { readonly path: string; readonly verify: boolean; readonly advice: Advice | null },
 ): IdxArray {
   const { path, verify, advice } = options;
-  const expected = { kind: file.kind, file: path, advice: advice?.malformed ?? "" };
+  const expected: IdxExpectation = {
+    ...{ kind: file.kind, file: path, advice: advice?.malformed ?? "" },
+    ...(verify ? { maxUnpackedBytes: file.numBytes, adviceIfLarger: advice?.mismatch ?? "" } : {}),
+  };
   const content = gunzipIfPacked(bytes, expected);
   const array = parseIdx(content, expected);
   if (!verify) return array;

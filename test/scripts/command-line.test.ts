@@ -18,6 +18,14 @@ t.test("unknown flags and commands are refused with a suggestion", async (t) => 
     [["train", "--shards", "many"], /--shards as it must be a number: got "many"/],
     [["train", "--engine", "abacus"], /abacus/],
     [["train", "--local-batch-size", "4", "--global-batch-size", "8"], /mutually exclusive/],
+    [
+      ["train", "--global-batch-size", "1048576", "--discriminator-steps", "3"],
+      /one worker may have to take/,
+    ],
+    [
+      ["worker", "--coordinator", "tcp://h:1", "--worker-id", "a\u001b[2Jb"],
+      /none of them a control character/,
+    ],
     [["train", "--bind", "127.0.0.1"], /must look like tcp:\/\/host:port/],
     [["worker", "--coordinator", "nowhere"], /must look like tcp:\/\/host:port/],
     [["worker"], /coordinator/],

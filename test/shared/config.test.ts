@@ -12,6 +12,15 @@ import {
 } from "../../shared/config.ts";
 import { UsageError } from "../../shared/errors.ts";
 
+t.test("parseRunConfig() refuses a step whose images do not fit into a message", async (t) => {
+  const large = { workers: 4, maxSteps: 1, globalBatchSize: 2 ** 20 };
+  t.equal(parseRunConfig({ ...large, discriminatorSteps: 2 }).discriminatorSteps, 2);
+  t.throws(() => parseRunConfig({ ...large, discriminatorSteps: 3 }), {
+    name: "UsageError",
+    message: /--global-batch-size must leave the images of a step, .*below 2147483647 bytes.*got 1048576/,
+  });
+});
+
 t.test("parseRunConfig() fills in the reference model", async (t) => {
   t.match(parseRunConfig({ workers: 2 }), {
     globalBatchSize: 64,

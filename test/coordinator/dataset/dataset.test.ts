@@ -154,6 +154,17 @@ t.test("loadDataset() refuses data of another hash, unless told not to verify", 
   }
 });
 
+t.test("loadDataset() unpacks no more of a published file than it has", async (t) => {
+  // It says of itself that it has so many.
+  const large = encodeIdx([61_000, 28, 28], new Uint8Array(61_000 * 784));
+  const dataDir = t.testdir({ [`${IMAGES}.gz`]: gzipSync(large, { level: 1 }), [LABELS]: ownLabels });
+  const { options } = offline(t, "mnist", dataDir, { cacheDir: join(dataDir, "none") });
+  await t.rejects(loadDataset(options), {
+    name: "DatasetError",
+    message: /got more than 47040016 unpacked bytes.*--no-verify-data/,
+  });
+});
+
 t.test("loadDataset() still checks the form of data that it need not verify", async (t) => {
   const dataDir = t.testdir({ [IMAGES]: ownImages, [LABELS]: ownLabels });
   const { options } = offline(t, "mnist", dataDir, { verify: false, cacheDir: join(dataDir, "none") });

@@ -172,6 +172,30 @@ t.test("downloadFile() asks the next mirror when one stalls, and continues there
   );
 });
 
+t.test(
+  "downloadFile() gives up a mirror that sends a little now and then, and continues elsewhere",
+  async (t) => {
+    const dripping: Answer = (_request, response) => {
+      response.writeHead(200, { "content-length": content.length });
+      response.write(content.subarray(0, 100));
+      let at = 100;
+      const timer = setInterval(() => response.write(content.subarray(at, ++at)), 5);
+      response.on("close", () => clearInterval(timer));
+    };
+    const limits = { minBytesPerSecond: 1_000_000, speedWindowMs: 50 };
+    const [alone] = await startMirrors(t, dripping);
+    const destination = join(t.testdir(), "file.gz");
+    await t.rejects(downloadFile({ urls: urls([alone]), destination, verify, ...limits }), {
+      name: "DatasetError",
+      message: /slower than 1000000 bytes a second/,
+    });
+    const mirrors = await startMirrors(t, dripping, serveBytes(content));
+    await downloadFile({ urls: urls(mirrors), destination, verify, ...limits });
+    t.ok(readFileSync(destination).equals(content));
+    t.match(mirrors[1].requests, [{ range: /^bytes=\d+-$/ }], "what it gave is kept");
+  },
+);
+
 t.test("downloadFile() names every mirror with its reason when all fail", async (t) => {
   const mirrors = await startMirrors(
     t,
