@@ -10,6 +10,7 @@ import { execFileSync } from "node:child_process";
 import { existsSync } from "node:fs";
 import { createRequire } from "node:module";
 import { fileURLToPath } from "node:url";
+import { isAddressSpaceShort, NO_TRAP_HANDLER } from "../shared/address-space.ts";
 import { describeError, UsageError } from "../shared/errors.ts";
 import type { Runtime } from "../shared/runtime.ts";
 import { RUNTIME } from "../shared/runtime.ts";
@@ -97,7 +98,8 @@ function findCommand(runtime: Runtime, given: string | null): RuntimeCommand {
     return { command: binary, args: [...DENO_ARGS, SCRIPT], variables: { DENO_NO_UPDATE_CHECK: "1" } };
   }
   // Flags such as --cpu-prof are for the workers too.
-  const flags = RUNTIME === "node" ? process.execArgv : [];
+  const own = RUNTIME === "node" ? process.execArgv : [];
+  const flags = isAddressSpaceShort() ? [NO_TRAP_HANDLER, ...own] : own;
   return { command: binary, args: [...flags, SCRIPT], variables: {} };
 }
 

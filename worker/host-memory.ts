@@ -9,6 +9,7 @@ import type { AdamConfig, AdamState } from "../shared/adam.ts";
 import { exactPower } from "../shared/adam.ts";
 import type { Add } from "../shared/tree-sum.ts";
 import { roundToBf16 } from "../shared/bf16.ts";
+import { wasmMemory } from "../shared/address-space.ts";
 import { addInJavaScript } from "../shared/tree-sum.ts";
 import type { Kernels, Pointer } from "./kernels/kernels.ts";
 import { loadKernels } from "./kernels/kernels.ts";
@@ -36,7 +37,7 @@ export class HostMemory {
 
   /** An empty memory. @throws {Error} If fused multiply-adds are asked for where there are none. */
   static async create({ fused }: HostMemoryOptions): Promise<HostMemory> {
-    const memory = new WebAssembly.Memory({ initial: 1, maximum: MAX_PAGES });
+    const memory = wasmMemory({ initial: 1, maximum: MAX_PAGES });
     return new HostMemory(await loadKernels({ memory, fused }));
   }
 

@@ -5,6 +5,7 @@
  * @module
  */
 import type { Dispatcher } from "undici";
+import { wasmMemory } from "../../shared/address-space.ts";
 import { RUNTIME } from "../../shared/runtime.ts";
 
 const VARIABLES = ["HTTPS_PROXY", "HTTP_PROXY", "https_proxy", "http_proxy"] as const;
@@ -17,11 +18,13 @@ function proxyVariables(): readonly string[] {
 /** One for the process, so that connections are used again. */
 let agent: Dispatcher | null = null;
 
-/** @throws {TypeError} As fetch() does; or if what the environment names is no proxy. */
+/** @throws {UsageError} If this process has no room for it. @throws {TypeError} As fetch() does; or if what the environment names is no proxy. */
 export async function proxiedFetch(
   url: string,
   init: { readonly headers: Record<string, string>; readonly signal: AbortSignal },
 ): Promise<Response> {
+  // Node's own reads answers by WebAssembly, and throws out of reach where that has no room.
+  if (RUNTIME === "node") wasmMemory({ initial: 1 });
   const variables = proxyVariables();
   if (RUNTIME === "deno" || variables.length === 0) return fetch(url, init);
   // Not its value, which may hold a password.

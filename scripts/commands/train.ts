@@ -20,6 +20,7 @@ import type { HeldRun } from "../../coordinator/held-run.ts";
 import { holdNewRun, holdRun } from "../../coordinator/held-run.ts";
 import { lastRecordedStep, trimMetrics } from "../../coordinator/metrics-file.ts";
 import { checkNoRun, lastTrainedRun, storedConfig } from "../../coordinator/run-directory.ts";
+import { isAddressSpaceShort, limitText, NO_TRAP_HANDLER } from "../../shared/address-space.ts";
 import type { TrainingState } from "../../shared/checkpoint.ts";
 import type { RunConfig } from "../../shared/config.ts";
 import { parseRunConfig, totalSteps, trainingConfig, trainingDifferences } from "../../shared/config.ts";
@@ -367,7 +368,7 @@ async function resolveMachine(
     reporter.log("info", choice.explanation);
     engine = choice.engine;
     gpuNames = choice.status.gpus;
-  } else if (launch && (engine === "tensorflow" || engine === "webgpu")) {
+  } else if (launch && (engine === "tensorflow" || engine === "webgpu" || isAddressSpaceShort())) {
     gpuNames = (await requireEngine(engine, probing)).gpus;
   }
   if (!launch) return { config: resolveConfig({ ...given, engine }, stored), gpus: [] };
@@ -379,6 +380,12 @@ async function resolveMachine(
     reporter.log(
       "info",
       `Engine tensorflow computes shards one by one: --shards ${config.workers}, as many as workers, is faster than ${config.shards}, with other bits and no room for more workers`,
+    );
+  }
+  if (launch && isAddressSpaceShort()) {
+    reporter.log(
+      "warn",
+      `Workers run on Node with ${NO_TRAP_HANDLER}, which is slower and gives the same bits, as processes here have ${limitText()}: raise it (ulimit -v unlimited)`,
     );
   }
   // Too many workers for the GPUs are an error before anything is written.

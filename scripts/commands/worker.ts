@@ -5,10 +5,12 @@
  */
 import { randomBytes, randomUUID } from "node:crypto";
 import { hostname } from "node:os";
+import { wasmMemory } from "../../shared/address-space.ts";
 import { UsageError } from "../../shared/errors.ts";
 import { keyOf } from "../../shared/keys.ts";
 import { MAX_ID_LENGTH } from "../../shared/protocol.ts";
 import { isPrintable, plainLine, printable } from "../../shared/text.ts";
+import { RUNTIME } from "../../shared/runtime.ts";
 import { parseEndpoint } from "../../shared/endpoint.ts";
 import { runWorker, WorkerStopped } from "../../worker/worker.ts";
 import type { Signal } from "./signals.ts";
@@ -39,6 +41,8 @@ export async function worker(options: WorkerCommandOptions): Promise<number> {
       `Cannot use --worker-id as it must have 1 to ${MAX_ID_LENGTH} characters, none of them a control character: got ${JSON.stringify(options.workerId)}`,
     );
   }
+  // Before it has joined.
+  if (RUNTIME === "node") wasmMemory({ initial: 1 });
   const key = keyOf(options.key)?.key ?? null;
   // It may hold what the coordinator has said.
   const log = (text: string): void => console.log(plainLine(text));

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { hasTrapHandler, NO_TRAP_HANDLER, wasmMemory } from "../../shared/address-space.ts";
 import type { EngineName } from "../../shared/config.ts";
 import { parseRunConfig } from "../../shared/config.ts";
 import { describeError } from "../../shared/errors.ts";
@@ -41,11 +42,13 @@ export async function engineStatus(engine: EngineName): Promise<EngineStatus> {
     case "wasm": {
       const fused = fusesMultiplyAdd();
       const { wide, reason } = await chooseKernels(fused);
+      wasmMemory({ initial: 1 });
+      const bounds = hasTrapHandler() ? "" : `; bounds checked in software (${NO_TRAP_HANDLER})`;
       const vectors = wide ? "vectors of 256 bits" : `vectors of 128 bits (${reason})`;
       return {
         ...EMBEDDED,
         engine,
-        description: `${fused ? "fused" : "plain"} SIMD kernels, one thread a worker, ${vectors}`,
+        description: `${fused ? "fused" : "plain"} SIMD kernels, one thread a worker, ${vectors}${bounds}`,
       };
     }
     case "cpu":

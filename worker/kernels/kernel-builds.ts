@@ -13,6 +13,7 @@
  */
 import { readFile } from "node:fs/promises";
 import { setFlagsFromString } from "node:v8";
+import { wasmMemory } from "../../shared/address-space.ts";
 import type { Pointer, RawExports } from "./raw-kernels.ts";
 
 export interface KernelBuild {
@@ -113,7 +114,7 @@ const OPERAND_FLOATS = 20_000;
 
 /** A build on a memory of its own, with the same values in each. */
 class Trial {
-  readonly #memory = new WebAssembly.Memory({ initial: 32 });
+  readonly #memory = wasmMemory({ initial: 32 });
   readonly #kernels: RawExports;
   readonly #a: Pointer = 64;
   readonly #b: Pointer = this.#a + OPERAND_FLOATS * 4;
