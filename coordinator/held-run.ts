@@ -98,7 +98,7 @@ export class HeldRun {
     this.#record = { identity, hold, startedAt: now(), savedStep: record?.savedStep ?? null };
     lock.events = {
       mayMakeAgain: () => this.#isAsLeft(),
-      onMadeAgain: () => this.#makeAgain(),
+      onMadeAgain: () => this.#makeAgain(paths.config),
       onLost: (reason) => {
         this.#lost = reason;
         this.#onLost(reason);
@@ -161,8 +161,13 @@ export class HeldRun {
   /** Writes again what a checkpoint is of no use without. @returns False if the run is another's. */
   async restore(): Promise<boolean> {
     if (!(await this.isOurs())) return false;
-    if (!(await isMissing(this.paths.config)) && !(await isMissing(this.paths.record))) return true;
-    await this.#makeAgain();
+    const { config, record, endpoint } = this.paths;
+    for (const path of [config, record, ...(this.#endpoint === null ? [] : [endpoint])]) {
+      if (await isMissing(path)) {
+        await this.#makeAgain(path);
+        break;
+      }
+    }
     return true;
   }
 
@@ -184,14 +189,15 @@ export class HeldRun {
     return record === null || record.hold === this.hold;
   }
 
-  async #makeAgain(): Promise<void> {
+  /** @param missing What was found to be gone. */
+  async #makeAgain(missing: string): Promise<void> {
     if (this.#config === null) return;
     // The coordinator is found before there is a run to resume beside it.
     if (this.#endpoint !== null) await storeEndpoint(this.paths, this.#endpoint);
     await this.#makeFolders();
     await storeRecord(this.paths, this.#record);
     await storeConfig(this.paths, this.#config);
-    this.#say("warn", `${this.paths.config} was gone and is written again`);
+    this.#say("warn", `${missing} was gone and is written again`);
   }
 
   async #makeFolders(): Promise<void> {

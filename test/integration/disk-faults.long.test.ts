@@ -1,10 +1,10 @@
-import { cpSync, existsSync, readdirSync, rmSync } from "node:fs";
+import { cpSync, existsSync, readdirSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import t from "tap";
 import { SmallDisk, whyNoSmallDisk } from "../../scripts/chaos/small-disk.ts";
 import { mulberry32 } from "../reference/mulberry32.ts";
-import { bits, inspect, metricsOf, run, start, TRAINING_FLAGS } from "./processes.ts";
+import { bits, deleteAtOnce, inspect, metricsOf, run, start, TRAINING_FLAGS } from "./processes.ts";
 
 const TRAIN = ["train", ...TRAINING_FLAGS, "--seed", "1", "--workers", "1", "--global-batch-size", "8"];
 /** Where workers that are left alone save what their coordinator could not. */
@@ -163,7 +163,7 @@ t.test("a run whose folder is deleted makes it anew and can be resumed", async (
   const runDir = join(t.testdir(), "run");
   const running = start([...TRAIN, "--checkpoint-every", "5", "--max-steps", "100000", "--run-dir", runDir]);
   await running.until(/Checkpoint of step 5:/);
-  rmSync(runDir, { recursive: true, force: true, maxRetries: 10 });
+  deleteAtOnce(runDir);
   await running.until(/config\.json was gone and is written again[^]*Checkpoint of step \d+:/);
   running.child.kill("SIGINT");
   const { code, output } = await running.finished;

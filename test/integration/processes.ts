@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { existsSync, readdirSync, readFileSync, readlinkSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync, readlinkSync, renameSync, rmSync } from "node:fs";
 import { resolve } from "node:path";
 
 export * from "../../scripts/chaos/processes.ts";
@@ -18,6 +18,13 @@ export const TRAINING_FLAGS: readonly string[] = [
   ...["--engine", "wasm"],
   ...(existsSync(MNIST) ? ["--dataset", "mnist", "--data-dir", MNIST] : ["--dataset", "synthetic"]),
 ];
+
+/** Deletes the folder of a run that goes on, and so makes it again: file by file that may never end. */
+export function deleteAtOnce(runDir: string): void {
+  const aside = `${runDir}-deleted`;
+  renameSync(runDir, aside);
+  rmSync(aside, { recursive: true });
+}
 
 /** TCP ports on which a process listens. Linux only. */
 export function listeningPorts(pid: number): readonly number[] {

@@ -21,6 +21,7 @@ import { shellCommand } from "../../shared/command-line.ts";
 import {
   bits,
   CLI,
+  deleteAtOnce,
   goneProcesses,
   inspect,
   metricsOf,
@@ -128,7 +129,7 @@ t.test("a run that is deleted under way comes back with its coordinator's lock a
   const running = start([...TRAIN, ...ENDLESS, "--run-dir", runDir]);
   await running.until(/^step [1-9]/m);
   const identity = readFileSync(join(runDir, "run.json"), "utf8");
-  rmSync(runDir, { recursive: true, maxRetries: 10 });
+  deleteAtOnce(runDir);
   // Whatever it finds at that moment, it is no run to go on with.
   const second = await run(["train", "--resume", "--run-dir", runDir]);
   t.equal(second.code, 2, second.output);
@@ -214,6 +215,39 @@ t.test("a run whose checkpoints are gone begins again only if it is told to", as
   t.same(stepsOf(runDir), [1, 2, 3]);
   t.match((await run(["train", "--restart", "--run-dir", runDir])).output, /resume/);
 });
+
+t.test(
+  "a run that loses its checkpoints under way, then its workers, ends and does not begin again",
+  async (t) => {
+    const runDir = join(t.testdir(), "run");
+    const [checkpoints, away] = [join(runDir, "checkpoints"), join(t.testdirName, "away")];
+    t.equal((await run([...TRAIN, "--max-steps", "3", "--run-dir", runDir])).code, 0);
+    const running = start([
+      "train",
+      "--resume",
+      ...ENDLESS,
+      "--checkpoint-every",
+      "100000",
+      "--run-dir",
+      runDir,
+    ]);
+    const pid = Number((await running.until(/joined \(pid (\d+)/))[1]);
+    await running.until(/^step [4-9]/m);
+    renameSync(checkpoints, away);
+    process.kill(pid, "SIGKILL");
+    const { code, output } = await running.finished;
+    t.equal(code, 1, output);
+    t.match(
+      output,
+      /No worker is left, and the checkpoint of step 3 is gone from .*checkpoints: put it back, then resume/,
+    );
+    t.same(stepsOf(runDir).slice(0, 4), [1, 2, 3, 4], "no line of metrics is dropped");
+    renameSync(away, checkpoints);
+    const rest = await run(["train", "--resume", "--run-dir", runDir, "--max-steps", "4"]);
+    t.equal(rest.code, 0, rest.output);
+    t.same(stepsOf(runDir), [1, 2, 3, 4]);
+  },
+);
 
 t.test("a worker that is left alone saves nothing into another run of the same folder", async (t) => {
   const cwd = t.testdir();
