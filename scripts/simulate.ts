@@ -1,7 +1,7 @@
 // npm run simulate -- --help
 /**
  * Predicts how the cost of a training step grows with the number of workers,
- * from measured speeds and the real sharding and all-reduce; see README, "How cost grows".
+ * from measured speeds and the real sharding and all-reduce; see docs/scaling.md.
  *
  * @module
  */

@@ -30,7 +30,7 @@ const speed = (value: number, describe: string) =>
     defaultDescription: String(value),
   }) as const;
 
-/** One core of a machine like that of the README's table, wasm engine, reference model. */
+/** One core of the machine that docs/scaling.md was made on, wasm engine, reference model. */
 const DEFAULT_SPEED: WorkerSpeed = { computeMs: 0.55, fixedMs: 4, applyMs: 4 };
 
 export const SIMULATE_OPTIONS = {

@@ -11,13 +11,10 @@ import { loadDataset } from "../../coordinator/dataset/dataset.ts";
 import { Reporter } from "../../coordinator/reporter.ts";
 import { holdNewRun } from "../../coordinator/held-run.ts";
 import { parseRunConfig } from "../../shared/config.ts";
-import { CLI, goneProcesses, metricsOf, run, Running, start } from "./processes.ts";
+import { CLI, goneProcesses, metricsOf, run, Running, start, TRAINING_FLAGS } from "./processes.ts";
 
 /** Small enough for a step in a few milliseconds. */
-const TRAIN = [
-  ...["--engine", "wasm", "--dataset", "synthetic", "--seed", "1", "--shards", "4"],
-  ...["--global-batch-size", "8"],
-];
+const TRAIN = [...TRAINING_FLAGS, "--seed", "1", "--shards", "4", "--global-batch-size", "8"];
 /** Longer than any of these tests. */
 const LONG = [...TRAIN, "--checkpoint-every", "1000", "--max-steps", "100000", "--workers"];
 const LOST = /Lost worker|going back|has ended|are lost/;

@@ -27,7 +27,7 @@ async function endedAsCalm(t: Test, runDir: string, running: Running): Promise<s
   const { globalStep } = inspect(runDir);
   t.ok(globalStep > 0);
   const calm = `${runDir}-calm`;
-  await run(["train", ...TRAIN, "--workers", "2", "--max-steps", `${globalStep}`, "--run-dir", calm]);
+  await run(["train", ...TRAIN, "--workers", "1", "--max-steps", `${globalStep}`, "--run-dir", calm]);
   t.equal(traceOf(runDir), traceOf(calm));
   return output;
 }

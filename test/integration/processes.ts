@@ -3,20 +3,39 @@
  *
  * @module
  */
-import { existsSync, readdirSync, readFileSync, readlinkSync, renameSync, rmSync } from "node:fs";
-import { resolve } from "node:path";
+import {
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  readlinkSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
+import { encodeIdx } from "../../coordinator/dataset/idx.ts";
+import { syntheticDigits } from "../../coordinator/dataset/synthetic.ts";
 
 export * from "../../scripts/chaos/processes.ts";
 
-const MNIST = resolve("../shared/data/mnist");
+/** So few that a run is begun in no time: drawing 60,000 takes longer than most tests train. */
+const NUM_DIGITS = 2000;
 
-/**
- * Engine wasm, which every machine has (a later --engine wins), and real MNIST where this checkout has it beside it,
- * else the digits that the product draws.
- */
+/** A folder with digits that the product draws, as files in MNIST's format, until this process ends. */
+function writeDigits(): string {
+  const folder = mkdtempSync(join(tmpdir(), "lockstep-digits-"));
+  process.on("exit", () => rmSync(folder, { recursive: true, force: true }));
+  const { pixels, labels } = syntheticDigits({ seed: 0, count: NUM_DIGITS });
+  writeFileSync(join(folder, "train-images-idx3-ubyte"), encodeIdx([NUM_DIGITS, 28, 28], pixels));
+  writeFileSync(join(folder, "train-labels-idx1-ubyte"), encodeIdx([NUM_DIGITS], labels));
+  return folder;
+}
+
+/** Engine wasm, which every machine has (a later --engine wins), and data that every machine has. */
 export const TRAINING_FLAGS: readonly string[] = [
   ...["--engine", "wasm"],
-  ...(existsSync(MNIST) ? ["--dataset", "mnist", "--data-dir", MNIST] : ["--dataset", "synthetic"]),
+  ...["--dataset", "mnist", "--data-dir", writeDigits(), "--no-verify-data"],
 ];
 
 /** Deletes the folder of a run that goes on, and so makes it again: file by file that may never end. */
