@@ -1,10 +1,15 @@
 import { spawnSync } from "node:child_process";
-import { existsSync, readdirSync } from "node:fs";
+import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import t from "tap";
+import type { Test } from "tap";
+import type { ProbeResult } from "../../scripts/commands/probe.ts";
+import { RESULT_MARK } from "../../scripts/commands/probe.ts";
 import { parseCudaRequirements } from "../../scripts/setup-tensorflow/install.ts";
 import { probeTensorflow } from "../../worker/engine/tensorflow-probe.ts";
+import { TFJS_NODE_PACKAGE, TFJS_NODE_VERSION } from "../../worker/engine/tensorflow-installation.ts";
+import { CLI } from "../integration/processes.ts";
 import { skipUnlessUsable } from "../engines.ts";
 
 const SCRIPT = fileURLToPath(new URL("../../scripts/setup-tensorflow.js", import.meta.url));
@@ -109,3 +114,45 @@ t.test("a probe without a set-up names the command that helps", async (t) => {
   const probe = await probeTensorflow();
   t.same([probe.usable, probe.fix], [false, "npm run setup:tensorflow"]);
 });
+
+/** What a probe says where somebody has put a package of tfjs-node. @param version Of the package. */
+function probeBeside(t: Test, version: string, hasBinding: boolean): ProbeResult {
+  const binding = hasBinding ? { "napi-v8": { "tfjs_binding.node": "no library" } } : {};
+  const own = { "package.json": JSON.stringify({ name: TFJS_NODE_PACKAGE, version }), lib: binding };
+  const dir = t.testdir({ cache: {}, node_modules: { "@tensorflow": { "tfjs-node-gpu": own } } });
+  const { stdout } = spawnSync(process.execPath, [CLI, "probe", "--engine", "tensorflow"], {
+    encoding: "utf8",
+    env: { ...process.env, NODE_PATH: join(dir, "node_modules"), XDG_CACHE_HOME: join(dir, "cache") },
+  });
+  const line = stdout.split("\n").find((text) => text.startsWith(RESULT_MARK)) ?? "";
+  return JSON.parse(line.slice(RESULT_MARK.length)) as ProbeResult;
+}
+
+t.test("a package of tfjs-node that somebody has installed is used, or it is said why not", async (t) => {
+  const withoutBinding = probeBeside(t, TFJS_NODE_VERSION, false);
+  t.match(
+    withoutBinding.reason,
+    /not set up, and @tensorflow\/tfjs-node-gpu in .* has no binding.*npm rebuild/,
+  );
+  t.equal(withoutBinding.fix, "npm run setup:tensorflow");
+  const old = probeBeside(t, "3.21.1", true);
+  t.match(old.reason, /is not used as it must have version 4\.22\.0.*: got 3\.21\.1/);
+  const broken = probeBeside(t, TFJS_NODE_VERSION, true);
+  t.match(broken.reason, /tfjs_binding\.node/, "it is tried");
+  t.match(broken.fix, /^Mend or remove the package in .*tfjs-node-gpu$/);
+});
+
+t.test(
+  "the package is an optional peer, of the version that the set-up builds, and never installed by npm ci",
+  async (t) => {
+    const read = (path: string): unknown => JSON.parse(readFileSync(path, "utf8"));
+    const wanted = {
+      peerDependencies: { [TFJS_NODE_PACKAGE]: TFJS_NODE_VERSION },
+      peerDependenciesMeta: { [TFJS_NODE_PACKAGE]: { optional: true } },
+    };
+    t.match(read("package.json"), { ...wanted, allowScripts: { [TFJS_NODE_PACKAGE]: false } });
+    const { packages } = read("package-lock.json") as { readonly packages: Readonly<Record<string, object>> };
+    t.match(packages[""], wanted);
+    t.notOk(Object.keys(packages).some((path) => path.endsWith(TFJS_NODE_PACKAGE)));
+  },
+);

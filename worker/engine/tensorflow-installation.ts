@@ -73,24 +73,51 @@ export function readInstallation(variant: Variant): Installation | null {
   return { binding: join(folder, PARTS.binding), package: join(folder, PARTS.package), record };
 }
 
-/** The published package if it has a binding, else the set-up for CUDA, else that for the processor; or null. */
+/** The published package if it can be used, else the set-up for CUDA, else that for the processor; or null. */
 export function findInstallation(): Installation | null {
-  return publishedPackage() ?? readInstallation("cuda") ?? readInstallation("cpu");
+  const published = publishedPackages().find((found) => whyUnusable(found) === null);
+  if (published === undefined) return readInstallation("cuda") ?? readInstallation("cpu");
+  return { binding: published.binding as string, package: published.folder, record: null };
+}
+
+/** Why a package of tfjs-node that somebody has installed is not used; null if there is none, or one is used. */
+export function unusedPackage(): string | null {
+  const reasons = publishedPackages().map(whyUnusable);
+  return reasons.includes(null) ? null : (reasons.at(0) ?? null);
+}
+
+interface PublishedPackage {
+  readonly name: string;
+  readonly version: string;
+  readonly folder: string;
+  /** Null where its own installation has not put one there. */
+  readonly binding: string | null;
 }
 
 const require = createRequire(import.meta.url);
 
-function publishedPackage(): Installation | null {
-  for (const name of [TFJS_NODE_PACKAGE, "@tensorflow/tfjs-node"]) {
-    let folder: string;
+/** Packages of tfjs-node that this one finds: the optional peer first. */
+function publishedPackages(): readonly PublishedPackage[] {
+  return [TFJS_NODE_PACKAGE, "@tensorflow/tfjs-node"].flatMap((name) => {
+    let path: string;
     try {
-      folder = dirname(require.resolve(`${name}/package.json`));
+      path = require.resolve(`${name}/package.json`);
     } catch {
-      continue;
+      return [];
     }
-    const versions = [8, 7, 6, 5, 4, 3].map((napi) => join(folder, "lib", `napi-v${napi}`));
-    const binding = versions.map((path) => join(path, "tfjs_binding.node")).find((path) => existsSync(path));
-    if (binding !== undefined) return { binding, package: folder, record: null };
+    const { version } = JSON.parse(readFileSync(path, "utf8")) as { readonly version: string };
+    const folder = dirname(path);
+    const bindings = [8, 7, 6, 5, 4, 3].map((napi) =>
+      join(folder, "lib", `napi-v${napi}`, "tfjs_binding.node"),
+    );
+    return [{ name, version, folder, binding: bindings.find((file) => existsSync(file)) ?? null }];
+  });
+}
+
+function whyUnusable({ name, version, folder, binding }: PublishedPackage): string | null {
+  if (version !== TFJS_NODE_VERSION) {
+    return `${name} in ${folder} is not used as it must have version ${TFJS_NODE_VERSION}, that of our tfjs: got ${version}`;
   }
-  return null;
+  if (binding !== null) return null;
+  return `${name} in ${folder} is not used as it has no binding: its install script has not run (npm rebuild ${name})`;
 }

@@ -8,7 +8,7 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 import { z } from "zod";
 import { nvidiaGpus } from "../../coordinator/gpus.ts";
-import { findInstallation, SETUP_COMMAND } from "./tensorflow-installation.ts";
+import { findInstallation, SETUP_COMMAND, unusedPackage } from "./tensorflow-installation.ts";
 
 const execute = promisify(execFile);
 
@@ -32,7 +32,8 @@ export interface TensorflowProbe {
 export async function probeTensorflow(): Promise<TensorflowProbe> {
   const installation = findInstallation();
   if (installation === null) {
-    const reason = "TensorFlow is not set up";
+    const unused = unusedPackage();
+    const reason = `TensorFlow is not set up${unused === null ? "" : `, and ${unused}`}`;
     return { usable: false, description: "TensorFlow", reason, fix: SETUP_COMMAND, gpus: [] };
   }
   try {
@@ -51,7 +52,10 @@ export async function probeTensorflow(): Promise<TensorflowProbe> {
       usable: false,
       description: "TensorFlow",
       reason: (error as Error).message,
-      fix: `${SETUP_COMMAND} -- --remove && ${SETUP_COMMAND}`,
+      fix:
+        installation.record === null
+          ? `Mend or remove the package in ${installation.package}`
+          : `${SETUP_COMMAND} -- --remove && ${SETUP_COMMAND}`,
       gpus: [],
     };
   }
