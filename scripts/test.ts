@@ -14,6 +14,7 @@ import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { describeSummary, joinSummaries, summarizeTap } from "./test/summary.ts";
 
+const TESTS = "test";
 const BUILT_TESTS = "dist/test";
 
 const isLong = (file: string): boolean => file.endsWith(".long.test.js");
@@ -34,9 +35,11 @@ function report(resultFiles: readonly string[]): boolean {
 
 /** @param flags For tap; files among them are taken in place of the set. */
 function runTests(isTaken: (file: string) => boolean, flags: readonly string[]): boolean {
-  const files = readdirSync(BUILT_TESTS, { recursive: true, encoding: "utf8" })
-    .filter((file) => file.endsWith(".test.js") && isTaken(file))
-    .map((file) => join(BUILT_TESTS, file))
+  // By source: what a build before has left behind of a file that is gone or renamed is no test any more.
+  const files = readdirSync(TESTS, { recursive: true, encoding: "utf8" })
+    .filter((file) => file.endsWith(".test.ts"))
+    .map((file) => join(BUILT_TESTS, file.replace(/\.ts$/, ".js")))
+    .filter(isTaken)
     .sort();
   const isChosen = flags.some((flag) => flag.endsWith(".test.js"));
   const kept = /^--output-file=(.+)$/.exec(flags.findLast((flag) => flag.startsWith("--output-file=")) ?? "");
