@@ -215,7 +215,14 @@ t.test(
     ]);
     t.equal(code, 0, output);
     for (const line of output.trimEnd().split("\n")) t.doesNotThrow(() => JSON.parse(line) as unknown, line);
-    t.same(readdirSync(runDir), ["checkpoints", "config.json", "metrics.jsonl", "run.log", "samples"]);
+    t.same(readdirSync(runDir), [
+      "checkpoints",
+      "config.json",
+      "metrics.jsonl",
+      "run.json",
+      "run.log",
+      "samples",
+    ]);
     const picture = join(runDir, "samples", "step-00000006.png");
     t.ok(statSync(picture).size > 1000);
     const png = join(runDir, "again.png");
