@@ -7,7 +7,10 @@ import { PLAIN_PARSING, plainWords } from "../../scripts/plain-words.ts";
 const parse = (words: readonly string[], flags: Readonly<Record<string, Options>>): object => {
   // What a command demands besides is none of this test.
   const asked = Object.fromEntries(
-    Object.entries(flags).map(([name, option]) => [name, { ...option, demandOption: false }]),
+    Object.entries(flags).map(([name, { implies: _implies, ...option }]) => [
+      name,
+      { ...option, demandOption: false },
+    ]),
   );
   const parser = yargs().options(asked).parserConfiguration(PLAIN_PARSING).strict().exitProcess(false);
   return parser.parseSync(plainWords(words, flags));
